@@ -1,0 +1,1 @@
+"""canon: edit video through a canonical representation."""

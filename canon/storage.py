@@ -1,0 +1,211 @@
+"""Files that survive a crash and inputs that cannot hurt: atomic writes, content hashes, safe paths, checked images."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+
+from canon.errors import InputError
+
+MAX_IMAGE_PIXELS = 268_435_456
+"""Images with more pixels than this (16384 x 16384) are refused before they are decoded."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step, on failure it vanishes.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def explain_os_error(error: OSError, path: Path) -> Exception:
+    """The :class:`InputError` sentence for a failed write, or the error itself when it is not the user's to mend."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return InputError(f"No space is left to write '{path}'; free some space and run the same command again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return InputError(f"Cannot write '{path}' ({error.strerror}); choose a folder that you may write to.")
+    return error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write plain primitives as YAML, atomically."""
+    write_bytes(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"Cannot read '{path}' ({type(error).__name__}); the folder is damaged or not canon's.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"'{path}' does not hold a mapping; the folder is damaged or not canon's.")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain primitives as JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def content_hash(*parts: Any) -> str:
+    """A short hash of arrays, bytes and plain primitives, equal whenever the contents are."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        elif isinstance(part, bytes):
+            digest.update(part)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """``folder / name``, refused when the result leaves ``folder``.
+
+    Raises:
+        InputError: the name is absolute, climbs out of the folder, or is empty.
+    """
+    root = Path(folder).resolve()
+    path = (root / name).resolve()
+    if not name or path == root or root not in path.parents:
+        raise InputError(f"The name '{name}' is not allowed; use a plain name without '..' or a leading '/'.")
+    return path
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) from the header alone, so that a decompression bomb is refused unopened.
+
+    Raises:
+        InputError: missing, not an image that is known here, or too large.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except FileNotFoundError as error:
+        raise InputError(f"The image '{path}' does not exist.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"The image '{path}' is too large to be opened safely.") from error
+    except OSError as error:
+        raise InputError(f"'{path}' is not an image that can be read; use PNG, JPEG, WebP or TIFF.") from error
+    if width * height > MAX_IMAGE_PIXELS:
+        raise InputError(f"The image '{path}' has {width}x{height} pixels, more than canon opens.")
+    return height, width
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as uint8 or uint16 [H, W, C], C = 1, 3 (RGB) or 4 (RGBA, straight alpha).
+
+    Raises:
+        InputError: see :func:`image_size`, or the data is truncated.
+    """
+    image_size(path)
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError(f"'{path}' is damaged: its pixels cannot be decoded.")
+    if image.ndim == 2:
+        return image[..., None]
+    if image.shape[2] == 2:
+        return image[..., :1]
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def to_float(image: np.ndarray) -> np.ndarray:
+    """uint8 / uint16 -> float32 in 0..1; float passes through."""
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 255.0
+    if image.dtype == np.uint16:
+        return image.astype(np.float32) / 65535.0
+    return image.astype(np.float32)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """float 0..1 -> uint8, rounded to nearest and clipped."""
+    return (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def write_image(path: Path, image: np.ndarray, compression: int = 3) -> None:
+    """Write uint8 / uint16 [H, W], [H, W, 1|3|4] (RGB order) atomically; the format follows the suffix."""
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR)
+    suffix = Path(path).suffix or ".png"
+    options = [cv2.IMWRITE_PNG_COMPRESSION, compression] if suffix.lower() == ".png" else []
+    done, data = cv2.imencode(suffix, image, options)
+    if not done:
+        raise InputError(f"Cannot encode an image as '{suffix}'; use .png or .jpg.")
+    write_bytes(Path(path), data.tobytes())
+
+
+def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """A new memory-mapped .npy file whose disk space is reserved at once, so that a full disk is an error, not a crash.
+
+    Raises:
+        InputError: no space, or the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with open(path, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise explain_os_error(error, path) from error
+    return array
+
+
+def open_array(path: Path, mode: str = "r") -> np.ndarray:
+    """Memory-map a .npy file; nothing is unpickled.
+
+    Raises:
+        InputError: missing, truncated or foreign.
+    """
+    try:
+        return np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"'{path}' is missing or damaged; delete the folder and fit again.") from error

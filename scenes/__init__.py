@@ -1,0 +1,1 @@
+"""Scene descriptions: synthetic scenes with ground truth."""
