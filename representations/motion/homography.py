@@ -1,0 +1,257 @@
+"""Camera motion as one homography per frame: RANSAC chains, links to keyframes, bundle adjustment.
+
+Convention: homographies map pixels (x, y) of a frame to pixels of the reference frame; pixel centres at integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+
+from canon.representations.motion.flow import FLOW_STRIDE, DisFlow, Flow, gray
+from canon.runtime import map_frames
+from canon.sampling import remap
+
+POINTS_PER_LINK = 600
+INLIER_PX = 1.5
+
+
+@dataclass(frozen=True)
+class Link:
+    """Matches between two frames: points p [N, 2] of ``source`` lie at q [N, 2] in ``target`` (pixels)."""
+
+    source: int
+    target: int
+    p: np.ndarray
+    q: np.ndarray
+
+
+@dataclass(frozen=True)
+class CameraMotion:
+    """``to_reference`` [T, 3, 3] float64 maps each frame's pixels to the reference frame; ``inliers`` [T] share of matches kept."""
+
+    to_reference: np.ndarray
+    reference: int
+    inliers: np.ndarray
+
+
+def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Homography [3, 3] applied to points [..., 2]."""
+    q = points @ matrix[:2, :2].T + matrix[:2, 2]
+    w = points @ matrix[2, :2] + matrix[2, 2]
+    return q / np.where(np.abs(w) < 1e-9, 1e-9, w)[..., None]
+
+
+def estimate_camera(frames: np.ndarray, flow: Flow, weight: np.ndarray, seed: int = 0) -> CameraMotion:
+    """Homography of every frame to the middle one.
+
+    Args:
+        frames: uint8 [T, H, W, 3].
+        weight: uint8 [T, h, w] on the flow lattice, 255 where the background is seen (all 255 when nothing is known).
+        seed: of the point selection.
+    """
+    count = len(frames)
+    size = frames.shape[1:3]
+    steps, inliers = _neighbour_homographies(flow, weight, seed)
+    links = [link for _, link in steps]
+    reference = count // 2
+    chain = _chain([matrix for matrix, _ in steps], reference, count)
+    if count > 2:
+        links += _keyframe_links(frames, weight, chain, seed)
+        chain = bundle_adjust(chain, links, reference, size)
+    return CameraMotion(chain, reference, inliers)
+
+
+def _neighbour_homographies(flow: Flow, weight: np.ndarray, seed: int) -> tuple[list[tuple[np.ndarray, Link]], np.ndarray]:
+    count = len(flow.forward)
+
+    def one(t: int) -> tuple[np.ndarray, Link, float]:
+        sure = flow.confidence(t, t + 1) * (weight[t] > 127)
+        there = flow.between(t, t + 1)
+        p, q = _choose(there, sure, np.random.default_rng([seed, t]))
+        return _ransac(t, t + 1, p, q)
+
+    found = list(map_frames(one, range(count)))
+    shares = np.array([share for *_, share in found] + [1.0])
+    return [(matrix, link) for matrix, link, _ in found], shares
+
+
+def _choose(flow: np.ndarray, sure: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Random sure lattice points and where the flow takes them (full-size pixels)."""
+    rows, columns = np.nonzero(sure > 0.3)
+    if len(rows) < 20:
+        rows, columns = np.nonzero(np.ones_like(sure, bool))
+    pick = rng.permutation(len(rows))[: 4 * POINTS_PER_LINK]
+    rows, columns = rows[pick], columns[pick]
+    p = np.stack([columns, rows], -1).astype(np.float64) * FLOW_STRIDE + (FLOW_STRIDE - 1) / 2
+    return p, p + flow[rows, columns]
+
+
+def _ransac(source: int, target: int, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, Link, float]:
+    cv2.setRNGSeed(0)
+    matrix, mask = cv2.findHomography(p, q, cv2.RANSAC, INLIER_PX, maxIters=1000, confidence=0.999) if len(p) >= 8 else (None, None)
+    if matrix is None or not _plausible(matrix, p):
+        matrix = np.eye(3)
+        matrix[:2, 2] = np.median(q - p, axis=0) if len(p) else 0.0
+        mask = np.ones((len(p), 1), np.uint8)
+    keep = np.nonzero(mask.ravel())[0]
+    share = len(keep) / max(len(p), 1)
+    keep = keep[:POINTS_PER_LINK]
+    return matrix, Link(source, target, p[keep], q[keep]), share
+
+
+def _plausible(matrix: np.ndarray, points: np.ndarray) -> bool:
+    """No flip, no fold and no wild zoom between two frames of a film."""
+    corners = np.array([[0, 0], [1, 0], [0, 1]], float) * max(float(np.ptp(points)), 1.0) * 0.5 + points.mean(0)
+    moved = transform(matrix, corners)
+    a, b = moved[1] - moved[0], moved[2] - moved[0]
+    c, d = corners[1] - corners[0], corners[2] - corners[0]
+    ratio = (a[0] * b[1] - a[1] * b[0]) / (c[0] * d[1] - c[1] * d[0])
+    return bool(np.isfinite(moved).all() and 0.2 < ratio < 5.0)
+
+
+def _chain(steps: list[np.ndarray], reference: int, count: int) -> np.ndarray:
+    chain = np.tile(np.eye(3), (count, 1, 1))
+    for t in range(reference - 1, -1, -1):
+        chain[t] = chain[t + 1] @ steps[t]
+    for t in range(reference + 1, count):
+        chain[t] = chain[t - 1] @ np.linalg.inv(steps[t - 1])
+    return chain / chain[:, 2:, 2:]
+
+
+def _keyframe_links(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, seed: int) -> list[Link]:
+    """Direct matches of every frame to its nearest keyframes, which take the drift out of the chain.
+
+    Besides the keyframes near in time, the overlapping keyframe that is farthest in time is linked: a camera that comes
+    back to a place finds it again.
+    """
+    count, height, width = frames.shape[:3]
+    keyframes = np.linspace(0, count - 1, max(2, min(count, round(count / 10) + 1))).round().astype(int)
+    centre = np.array([[(width - 1) / 2, (height - 1) / 2]])
+    centres = np.concatenate([transform(matrix, centre) for matrix in chain])
+    pairs = []
+    for t in range(count):
+        near = sorted((k for k in keyframes if abs(k - t) > 1), key=lambda k: abs(k - t))
+        overlapping = [k for k in near if np.abs(centres[k] - centres[t]).max() < 0.6 * min(width, 2 * height)]
+        pairs += [(t, int(k)) for k in {*overlapping[:2], *overlapping[-1:]}]
+
+    def one(pair: tuple[int, int]) -> Link | None:
+        return _direct_link(frames, weight, chain, pair, seed)
+
+    return [link for link in map_frames(one, pairs) if link is not None]
+
+
+def _direct_link(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, pair: tuple[int, int], seed: int) -> Link | None:
+    t, k = pair
+    height, width = frames.shape[1:3]
+    guess = np.linalg.inv(chain[k]) @ chain[t]
+    small = (weight.shape[2], weight.shape[1])
+    scale = np.diag([width / small[0], height / small[1], 1.0])
+    scale[:2, 2] = (np.diag(scale)[:2] - 1) / 2
+    a, b = (cv2.resize(gray(frames[i]), small, interpolation=cv2.INTER_AREA) for i in (t, k))
+    x, y = np.meshgrid(np.arange(small[0]), np.arange(small[1]))
+    p = transform(scale, np.stack([x, y], -1).astype(np.float64))
+    there = transform(guess, p)
+    lookup = transform(np.linalg.inv(scale), there).astype(np.float32)
+    inside = (lookup >= 0).all(-1) & (lookup[..., 0] <= small[0] - 1) & (lookup[..., 1] <= small[1] - 1)
+    seen = remap(weight[k][..., None], lookup)[..., 0] > 127
+    if (inside & seen).mean() < 0.1:
+        return None
+    warped = remap(b[..., None], lookup)[..., 0]
+    engine = DisFlow(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    forth, back = engine(a, warped, np.zeros((*a.shape, 2), np.float32)), engine(warped, a, np.zeros((*a.shape, 2), np.float32))
+    disagreement = np.linalg.norm(forth + remap(back, np.stack([x, y], -1).astype(np.float32) + forth), axis=-1)
+    sure = inside & seen & (weight[t] > 127) & (disagreement < 0.5)
+    rows, columns = np.nonzero(sure)
+    if len(rows) < 100:
+        return None
+    pick = np.random.default_rng([seed, t, k]).permutation(len(rows))[: 4 * POINTS_PER_LINK]
+    rows, columns = rows[pick], columns[pick]
+    aim = np.stack([columns, rows], -1) + forth[rows, columns]
+    matrix, link, share = _ransac(t, k, p[rows, columns], transform(guess, transform(scale, aim.astype(np.float64))))
+    return link if share > 0.4 else None
+
+
+def bundle_adjust(chain: np.ndarray, links: list[Link], reference: int, size: tuple[int, int], steps: int = 6) -> np.ndarray:
+    """All homographies at once, by Gauss-Newton with Huber weights on the reprojection error in the target frame.
+
+    Each C_t is updated as C_t exp(x_t): eight generators in normalised frame coordinates. A link's error is
+    q - C_target^-1 C_source p, so that zooming out is not rewarded.
+    """
+    normalise = _normaliser(size)
+    current = chain @ np.linalg.inv(normalise)
+    count = len(chain)
+    unknown = np.array([t for t in range(count) if t != reference])
+    column = {t: i for i, t in enumerate(unknown)}
+    prepared = [(k.source, k.target, transform(normalise, k.p), transform(normalise, k.q)) for k in links if len(k.p) >= 8]
+    pixel = normalise[0, 0]
+    for _ in range(steps):
+        blocks: dict[tuple[int, int], np.ndarray] = {}
+        right = np.zeros(8 * len(unknown))
+        for source, target, p, q in prepared:
+            between = np.linalg.inv(current[target]) @ current[source]
+            there = transform(between, p)
+            residual = q - there
+            size_px = np.linalg.norm(residual, axis=-1) / pixel
+            robust = 1.0 / np.maximum(1.0, size_px / 0.7)
+            jacobians = {
+                source: np.einsum("nij,njk->nik", _local(between, p), _generators(p)),
+                target: -_generators(there),
+            }
+            for a, ja in jacobians.items():
+                if a == reference:
+                    continue
+                right[8 * column[a] : 8 * column[a] + 8] += np.einsum("nik,ni,n->k", ja, residual, robust)
+                for b, jb in jacobians.items():
+                    if b != reference:
+                        key = (column[a], column[b])
+                        blocks[key] = blocks.get(key, 0.0) + np.einsum("nik,nil,n->kl", ja, jb, robust)
+        update = _solve_blocks(blocks, right, len(unknown))
+        for t, x in zip(unknown, update, strict=True):
+            current[t] = current[t] @ _exponential(x)
+            current[t] /= current[t][2, 2]
+        if np.abs(update).max() < 1e-6:
+            break
+    adjusted = current @ normalise
+    return adjusted / adjusted[:, 2:, 2:]
+
+
+def _normaliser(size: tuple[int, int]) -> np.ndarray:
+    scale = 2.0 / max(size)
+    return np.array([[scale, 0, -scale * (size[1] - 1) / 2], [0, scale, -scale * (size[0] - 1) / 2], [0, 0, 1.0]])
+
+
+def _generators(p: np.ndarray) -> np.ndarray:
+    """d exp(x) p / dx at 0: [N, 2, 8]."""
+    x, y = p[:, 0], p[:, 1]
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    return np.stack([np.stack([x, y, one, zero, zero, zero, -x * x, -x * y], -1), np.stack([zero, zero, zero, x, y, one, -x * y, -y * y], -1)], 1)
+
+
+def _local(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Jacobian of the homography at p: [N, 2, 2]."""
+    w = p @ matrix[2, :2] + matrix[2, 2]
+    q = transform(matrix, p)
+    return (matrix[None, :2, :2] - q[:, :, None] * matrix[2, :2][None, None]) / w[:, None, None]
+
+
+def _exponential(x: np.ndarray) -> np.ndarray:
+    return np.array([[1 + x[0], x[1], x[2]], [x[3], 1 + x[4], x[5]], [x[6], x[7], 1.0]])
+
+
+def _solve_blocks(blocks: dict[tuple[int, int], np.ndarray], right: np.ndarray, count: int) -> np.ndarray:
+    if not blocks:
+        return np.zeros((count, 8))
+    offsets = np.arange(8)
+    keys = np.array(list(blocks))
+    rows = (8 * keys[:, 0, None, None] + offsets[:, None]) + np.zeros((1, 1, 8), int)
+    columns = (8 * keys[:, 1, None, None] + offsets[None]) + np.zeros((1, 8, 1), int)
+    values = np.stack(list(blocks.values()))
+    matrix = scipy.sparse.csc_matrix((values.ravel(), (rows.ravel(), columns.ravel())), shape=(8 * count, 8 * count))
+    damping = 1e-3 * float(np.mean(matrix.diagonal())) * 0.01 + 1e-9
+    matrix = matrix + damping * scipy.sparse.identity(8 * count, format="csc")
+    return scipy.sparse.linalg.spsolve(matrix, right).reshape(count, 8)

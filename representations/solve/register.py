@@ -1,0 +1,222 @@
+"""Coordinates by Gauss-Newton: every frame is registered to the canvases, on control grids, all frames of a clip at once.
+
+One step linearises the composite R = sum w L s(uv) around the present grids, gathers each layer's normal equations onto
+its nodes (whole-frame passes, no loop over pixels), adds smoothness and agreement with optical flow, and solves. The mean
+of residual and gradient over a node's window is projected out first, so that a change of brightness is not mistaken for
+motion (as with mean-normalised patches, Kroeger et al. 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from canon.coordinates import grid_nodes, pixel_grid
+from canon.representations.motion.flow import FLOW_STRIDE, Flow
+from canon.representations.solve.grids import fit_affine, jacobian, sample_grid, smoothness, solve_grid
+from canon.representations.solve.layers import Layer, Problem
+from canon.runtime import map_frames
+from canon.sampling import halve
+
+
+@dataclass(frozen=True)
+class RegisterOptions:
+    """Weights of one registration step.
+
+    Attributes:
+        noise: residual (0..1) that counts as one standard deviation.
+        membrane: smoothness of the grid around its rigid reference, per squared pixel between neighbouring nodes.
+        temporal: agreement with flow-carried neighbours, per squared pixel at a node.
+        robust: residual (0..1) from which a pixel is distrusted.
+        limit: largest step in pixels of the level.
+    """
+
+    noise: float = 0.05
+    membrane: float = 4.0
+    temporal: float = 1.0
+    robust: float = 0.10
+    limit: float = 2.0
+
+
+GRAY = (0.3, 0.5, 0.2)
+
+
+def register_all(problem: Problem, flow: Flow | None, level: int, options: RegisterOptions, which: list[int] | None = None) -> None:
+    """One Gauss-Newton step of the grids of all frames and of the layers in ``which`` (default: all)."""
+    which = list(range(len(problem.layers))) if which is None else which
+    chosen = [problem.layers[i] for i in which]
+    matrices = [layer.grid.new_zeros((problem.count, 3, *layer.grid.shape[1:3])) for layer in chosen]
+    rights = [layer.grid.new_zeros((problem.count, 2, *layer.grid.shape[1:3])) for layer in chosen]
+
+    def one(t: int) -> tuple[int, dict[int, tuple[Tensor, Tensor]]]:
+        return t, normal_equations(problem, t, level, options, which)
+
+    for t, equations in map_frames(one, range(problem.count)):
+        for slot, i in enumerate(which):
+            if i in equations:
+                matrices[slot][t], rights[slot][t] = equations[i]
+    for layer, matrix, right in zip(chosen, matrices, rights, strict=True):
+        targets = flow_targets(problem, layer, flow) if flow is not None else None
+        layer.grid = layer.grid + grid_step(layer.grid, layer.reference, matrix, right, targets, options, level)
+
+
+def normal_equations(
+    problem: Problem, t: int, level: int, options: RegisterOptions, which: list[int]
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Per layer of ``which`` seen at t: 2x2 blocks [3, gh, gw] and right-hand side [2, gh, gw] in canvas pixels."""
+    frame = problem.frame(t, level)
+    mix = frame.new_tensor(GRAY)
+    weights = problem.weights(t, level)
+    residual = frame
+    gradients: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for i, (layer, weight) in enumerate(zip(problem.layers, weights, strict=True)):
+        if not layer.present[t]:
+            continue
+        albedo, known = problem.look(layer, t, level)
+        lit = albedo * problem.light(layer, t, level)
+        residual = residual - weight[..., None] * lit
+        if i in which:
+            gradients[i] = (*central_differences(lit @ mix), known)
+    trust = 1.0 / (1.0 + (residual.square().sum(-1) / (3.0 * options.robust**2))).square()
+    error = residual @ mix
+    basis = problem.basis(level)
+    found = {}
+    for i, (gx, gy, known) in gradients.items():
+        layer, weight = problem.layers[i], weights[i]
+        w = trust * weight * weight * (known > 0.99)
+        wx, wy, we = w * gx, w * gy, w * error
+        maps = torch.stack([wx * gx, wx * gy, wy * gy, wx * error, wy * error, wx, wy, we, w], dim=-1)
+        xx, xy, yy, xe, ye, sx, sy, se, n = basis.gather(maps).unbind(-1)
+        n = n + 1e-3
+        # The mean over the window is projected out: brightness is the lighting's business.
+        xx, xy, yy = xx - sx * sx / n, xy - sx * sy / n, yy - sy * sy / n
+        xe, ye = xe - sx * se / n, ye - sy * se / n
+        scale = 4.0**level / options.noise**2
+        pixel = 2.0**level
+        found[i] = _to_canvas(
+            torch.stack([xx, xy, yy]) * (scale / pixel**2), torch.stack([xe, ye]) * (scale / pixel), jacobian(layer.reference[t], problem.stride)
+        )
+    return found
+
+
+def central_differences(image: Tensor) -> tuple[Tensor, Tensor]:
+    """d/dx and d/dy of [h, w], zero on the border."""
+    gx, gy = torch.zeros_like(image), torch.zeros_like(image)
+    gx[:, 1:-1] = (image[:, 2:] - image[:, :-2]) * 0.5
+    gy[1:-1] = (image[2:] - image[:-2]) * 0.5
+    return gx, gy
+
+
+def _to_canvas(matrix: Tensor, right: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+    """Normal equations of a step in frame pixels -> of a step in canvas pixels (d = J delta)."""
+    a, b, c, d = j[..., 0, 0], j[..., 0, 1], j[..., 1, 0], j[..., 1, 1]
+    det = a * d - b * c
+    det = torch.where(det.abs() < 1e-3, torch.full_like(det, 1e-3), det)
+    ia, ib, ic, id_ = d / det, -b / det, -c / det, a / det
+    xx, xy, yy = matrix
+    # J^-T M J^-1 and J^-T r.
+    p, q = xx * ia + xy * ic, xx * ib + xy * id_
+    r, s = xy * ia + yy * ic, xy * ib + yy * id_
+    out = torch.stack([ia * p + ic * r, ia * q + ic * s, ib * q + id_ * s])
+    return out, torch.stack([ia * right[0] + ic * right[1], ib * right[0] + id_ * right[1]])
+
+
+def grid_step(
+    grid: Tensor,
+    reference: Tensor,
+    matrix: Tensor,
+    right: Tensor,
+    targets: tuple[Tensor, Tensor] | None,
+    options: RegisterOptions,
+    level: int,
+    steps: int = 30,
+) -> Tensor:
+    """The step [B, gh, gw, 2] that the normal equations, the smoothness and the flow targets agree on."""
+    if targets is not None:
+        aim, weight = targets
+        pull = options.temporal * weight
+        matrix = matrix.clone()
+        matrix[:, 0] += pull
+        matrix[:, 2] += pull
+        right = right + pull[:, None] * (aim - grid).permute(0, 3, 1, 2)
+    deviation = (grid - reference).permute(0, 3, 1, 2)
+    right = right - options.membrane * smoothness(deviation)
+    step = solve_grid(matrix, right, options.membrane, steps=steps)
+    limit = options.limit * 2.0**level
+    return step.clamp(-limit, limit).permute(0, 2, 3, 1)
+
+
+def flow_targets(problem: Problem, layer: Layer, flow: Flow) -> tuple[Tensor, Tensor]:
+    """Where optical flow, read in the neighbouring frames' grids, says that the nodes lie.
+
+    Returns:
+        canvas positions [T, gh, gw, 2] and weights [T, gh, gw] in 0..1 (layer visible there, flow confident).
+    """
+    index = problem.layers.index(layer)
+    aims = torch.zeros_like(layer.grid)
+    total = layer.grid.new_zeros(layer.grid.shape[:3])
+
+    def one(t: int) -> tuple[int, Tensor, Tensor]:
+        aim, weight = torch.zeros_like(layer.grid[0]), torch.zeros_like(layer.grid[0, ..., 0])
+        seen = problem.weights(t)[index]
+        for s in (t - 1, t + 1):
+            if 0 <= s < problem.count and layer.present[t] and layer.present[s]:
+                carried, sure = carry(problem, layer.grid[s], flow, t, s, seen)
+                aim, weight = aim + carried * sure[..., None], weight + sure
+        return t, aim / weight.clamp_min(1e-6)[..., None], weight * 0.5
+
+    for t, aim, weight in map_frames(one, range(problem.count)):
+        aims[t], total[t] = aim, weight
+    return aims, total
+
+
+def carry(problem: Problem, neighbour: Tensor, flow: Flow, t: int, s: int, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Grid of frame s read through the flow t -> s: canvas positions [gh, gw, 2] at t's nodes and their certainty."""
+    device = neighbour.device
+    there = torch.from_numpy(flow.between(t, s)).to(device)
+    sure = torch.from_numpy(flow.confidence(t, s)).to(device)
+    visible = halve(seen[..., None])[..., 0] if FLOW_STRIDE == 2 else seen
+    weight = (sure * visible * (visible > 0.9))[..., None]
+    basis = problem.basis(1)
+    mass = basis.gather(weight)
+    mean = basis.gather(weight * there) / mass.clamp_min(1e-4)
+    # The flow's mean belongs to the mean position of the pixels that it was taken over, not to the node.
+    nodes = grid_nodes(problem.size, problem.stride, device)
+    centre = basis.gather(weight * _lattice(there)) / mass.clamp_min(1e-4)
+    centre = torch.where(mass > 1e-3, centre, nodes)
+    carried = sample_grid(neighbour, centre + mean, problem.stride)
+    own = jacobian(neighbour, problem.stride)
+    carried = carried + torch.einsum("hwij,hwj->hwi", own, nodes - centre)
+    full = problem.stride**2 / FLOW_STRIDE**2
+    return carried, (mass[..., 0] / full).clamp(0, 1)
+
+
+def _lattice(flow: Tensor) -> Tensor:
+    return pixel_grid((flow.shape[0], flow.shape[1]), flow.device) * FLOW_STRIDE + (FLOW_STRIDE - 1) / 2
+
+
+def affine_reference(grid: Tensor, weight: Tensor, nodes: Tensor) -> Tensor:
+    """The affine motion closest to a grid [gh, gw, 2] where ``weight`` [gh, gw] is high, evaluated at the nodes."""
+    flat = nodes.reshape(-1, 2)
+    matrix = fit_affine(flat, grid.reshape(-1, 2), weight.reshape(-1)).to(grid.dtype)
+    ones = torch.ones_like(flat[:, :1])
+    return (torch.cat([flat, ones], 1) @ matrix).reshape(grid.shape)
+
+
+def visible_nodes(problem: Problem, index: int, t: int) -> Tensor:
+    """Share [gh, gw] of each node's window in which layer ``index`` is seen."""
+    basis = problem.basis(1)
+    seen = problem.weights(t, 1)[index][..., None]
+    return (basis.gather(seen)[..., 0] / (problem.stride / 2) ** 2).clamp(0, 1)
+
+
+def refresh_references(problem: Problem, indices: list[int]) -> None:
+    """Fit the affine reference of non-rigid layers anew, after their grids have moved."""
+    nodes = grid_nodes(problem.size, problem.stride, problem.device)
+    for i in indices:
+        layer = problem.layers[i]
+        for t in np.nonzero(layer.present)[0]:
+            layer.reference[t] = affine_reference(layer.grid[t], visible_nodes(problem, i, int(t)) + 1e-6, nodes)

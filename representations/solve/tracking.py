@@ -1,0 +1,125 @@
+"""First coordinates of a moving layer: carried from a keyframe by flow, and registered to the canvas as it grows.
+
+Chained flow drifts; a frame that is registered to what has been seen so far does not (as in mosaicing and SLAM).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from canon.coordinates import grid_nodes
+from canon.representations.motion.flow import Flow
+from canon.representations.solve.canvas import fill_unseen, gather, interior
+from canon.representations.solve.grids import solve_grid
+from canon.representations.solve.layers import Layer, Problem
+from canon.representations.solve.register import RegisterOptions, affine_reference, carry, grid_step, normal_equations, visible_nodes
+
+CANVAS_MARGIN = 24
+
+
+def choose_keyframe(areas: np.ndarray) -> int:
+    """The frame where the layer is large (its finest view) and not far from the middle of the time in which it is seen."""
+    seen = np.nonzero(areas > 0)[0]
+    middle, half = (seen[0] + seen[-1]) / 2, max((seen[-1] - seen[0]) / 2, 1)
+    score = areas * (1.0 - 0.5 * np.abs(np.arange(len(areas)) - middle) / half)
+    return int(np.argmax(np.where(areas > 0, score, -1.0)))
+
+
+def _outward(keyframe: int, present: np.ndarray) -> list[tuple[int, int]]:
+    """(frame, neighbour already done) pairs from the keyframe outwards, both directions in turn."""
+    count = len(present)
+    after = [(t, t - 1) for t in range(keyframe + 1, count)]
+    before = [(t, t + 1) for t in range(keyframe - 1, -1, -1)]
+    mixed = [pair for both in zip(after, before, strict=False) for pair in both]
+    longer = after if len(after) > len(before) else before
+    return mixed + longer[min(len(after), len(before)) :]
+
+
+def carried_grid(problem: Problem, index: int, t: int, s: int, flow: Flow, pull: float = 20.0, membrane: float = 4.0) -> tuple[Tensor, Tensor]:
+    """Grid of frame t from the one of its neighbour s through flow, and its affine reference."""
+    layer = problem.layers[index]
+    nodes = grid_nodes(problem.size, problem.stride, problem.device)
+    aim, sure = carry(problem, layer.grid[s], flow, t, s, problem.weights(t)[index])
+    if float(sure.sum()) < 1.0:
+        return layer.grid[s].clone(), layer.reference[s].clone()
+    reference = affine_reference(aim, sure + 1e-6, nodes)
+    weight = pull * sure
+    matrix = torch.stack([weight, torch.zeros_like(weight), weight])[None]
+    right = (weight[..., None] * (aim - reference)).permute(2, 0, 1)[None]
+    deviation = solve_grid(matrix, right, membrane, steps=60)[0].permute(1, 2, 0)
+    return reference + deviation, reference
+
+
+def chain_layer(problem: Problem, index: int, flow: Flow, keyframe: int) -> None:
+    """Coordinates by flow alone, and the canvas that holds them: sets the layer's grid, reference and canvas size."""
+    layer = problem.layers[index]
+    nodes = grid_nodes(problem.size, problem.stride, problem.device)
+    layer.grid[keyframe] = nodes
+    layer.reference[keyframe] = nodes
+    for t, s in _outward(keyframe, layer.present):
+        layer.grid[t], layer.reference[t] = carried_grid(problem, index, t, s, flow)
+    place_canvas(problem, index)
+
+
+def place_canvas(problem: Problem, index: int, scale: float = 1.0) -> None:
+    """Move (and scale) a layer's coordinates into a canvas that holds all that is seen of it, with a margin."""
+    layer = problem.layers[index]
+    lows, highs = [], []
+    for t in np.nonzero(layer.present)[0]:
+        seen = visible_nodes(problem, index, int(t)) > 0.02
+        if bool(seen.any()):
+            points = layer.grid[t][seen]
+            lows.append(points.amin(0))
+            highs.append(points.amax(0))
+    low = (torch.stack(lows).amin(0) * scale).floor() - CANVAS_MARGIN
+    high = (torch.stack(highs).amax(0) * scale).ceil() + CANVAS_MARGIN
+    width, height = (int(v) for v in (high - low + 1).tolist())
+    layer.grid = layer.grid * scale - low
+    layer.reference = layer.reference * scale - low
+    empty = torch.zeros((height, width, 3), device=problem.device)
+    layer.set_canvas(empty, empty[..., 0])
+
+
+def register_outward(problem: Problem, index: int, flow: Flow, keyframe: int, options: RegisterOptions, levels: tuple[int, ...]) -> None:
+    """Second pass over the chain: every frame is carried from its (registered) neighbour, registered to the canvas seen
+    so far by one Gauss-Newton step per entry of ``levels``, and added to it."""
+    layer = problem.layers[index]
+    total = torch.zeros((*layer.canvas_size, 4), device=problem.device)
+
+    def add(t: int) -> None:
+        seen = interior(problem.weights(t)[index], 1)
+        found = gather(problem, index, t, problem.frame(t) / problem.light(layer, t), seen)
+        if found is None:
+            return
+        print_, color, weight = found
+        total[print_.rows, print_.columns] *= 1.0 - 0.1 * (weight[..., None] > 0.5)
+        total[print_.rows, print_.columns] += torch.cat([color * weight[..., None], weight[..., None]], -1)
+        mass = total[..., 3]
+        layer.set_canvas(fill_unseen(total[..., :3] / mass.clamp_min(1e-6)[..., None], mass), mass)
+
+    add(keyframe)
+    for t, s in _outward(keyframe, layer.present):
+        layer.grid[t], layer.reference[t] = carried_grid(problem, index, t, s, flow)
+        if not layer.present[t]:
+            continue
+        for level in levels:
+            equations = normal_equations(problem, t, level, options, [index])[index]
+            step = grid_step(layer.grid[t : t + 1], layer.reference[t : t + 1], equations[0][None], equations[1][None], None, options, level)
+            layer.grid[t] += step[0]
+        add(t)
+
+
+def new_layer(problem: Problem, name: str, present: np.ndarray) -> Layer:
+    """A layer at rest: identity coordinates, an empty canvas of frame size, neutral lighting."""
+    from canon.coordinates import grid_size
+    from canon.representations.solve.layers import LIGHT_STRIDE
+
+    nodes = grid_nodes(problem.size, problem.stride, problem.device)
+    grid = nodes[None].repeat(problem.count, 1, 1, 1)
+    light = torch.ones((problem.count, *grid_size(problem.size, LIGHT_STRIDE), 3), device=problem.device)
+    empty = torch.zeros((*problem.size, 3), device=problem.device)
+    layer = Layer(name, grid, grid.clone(), empty, empty[..., 0], light, present)
+    layer.set_canvas(empty, empty[..., 0])
+    return layer
