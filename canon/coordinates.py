@@ -35,6 +35,20 @@ def from_normalised(xy: Tensor, size: Size) -> Tensor:
     return (xy + 1.0) * (_extent(xy, size) / 2.0)
 
 
+def to_square(xy: Tensor, size: Size) -> Tensor:
+    """Pixels [..., 2] -> x / (max(W, H) / 2) - 1: one scale for both axes, so that the aspect is kept.
+
+    The longer side spans -1 .. 1 - 2 / max(W, H), the shorter one less. What the networks of Layered Neural Atlases
+    (Kasten et al., 2021) take; flow is to be added in pixels, before this.
+    """
+    return xy * (2.0 / max(size)) - 1.0
+
+
+def from_square(xy: Tensor, size: Size) -> Tensor:
+    """Inverse of :func:`to_square`."""
+    return (xy + 1.0) * (max(size) / 2.0)
+
+
 def to_stmap(xy: Tensor, size: Size, flip_v: bool = True) -> Tensor:
     """Pixels [..., 2] -> compositor ST coordinates ((x + 0.5) / W, (y + 0.5) / H), V upwards when ``flip_v``."""
     st = (xy + 0.5) / torch.tensor([size[1], size[0]], dtype=xy.dtype, device=xy.device)

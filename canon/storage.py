@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -75,7 +77,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"Cannot read '{path}' ({type(error).__name__}); the folder is damaged or not canon's.") from error
+        raise InputError(
+            f"Cannot read '{path}' ({type(error).__name__}); the folder is damaged or not canon's."
+        ) from error
     if not isinstance(value, dict):
         raise InputError(f"'{path}' does not hold a mapping; the folder is damaged or not canon's.")
     return value
@@ -84,6 +88,37 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write plain primitives as JSON, atomically."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def to_plain(value: Any) -> Any:
+    """``value`` as YAML and JSON can hold it: dataclasses become dicts, NumPy scalars numbers, paths texts.
+
+    Arrays become a short description; they are stored elsewhere.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return f"array of {value.dtype} {list(value.shape)}"
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"Cannot read '{path}' ({error.strerror}); check the name.") from error
 
 
 def content_hash(*parts: Any) -> str:
@@ -209,3 +244,105 @@ def open_array(path: Path, mode: str = "r") -> np.ndarray:
         return np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"'{path}' is missing or damaged; delete the folder and fit again.") from error
+
+
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+_MAX_HEADER = 16 << 20
+_CHUNK = 16 << 20
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a .safetensors file atomically and in pieces, so that arrays mapped from disk are never held in memory.
+
+    Args:
+        arrays: by name; little-endian numbers or bool, any shape.
+        metadata: texts kept in the header.
+
+    Raises:
+        InputError: no space, or the folder cannot be written.
+        ValueError: a dtype that the format does not have.
+    """
+    names = {np.dtype(code): name for name, code in _DTYPES.items()}
+    # Widest first: then every array starts at a multiple of its item size and can be mapped as it is.
+    order = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name in order:
+        array = arrays[name]
+        if array.dtype not in names or name == "__metadata__":
+            raise ValueError(f"cannot write '{name}' of {array.dtype} as safetensors")
+        end = offset + array.nbytes
+        header[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_path(Path(path)) as temporary, temporary.open("wb") as handle:
+        handle.write(len(text).to_bytes(8, "little"))
+        handle.write(text)
+        for name in order:
+            _write_pieces(handle, arrays[name])
+
+
+def _write_pieces(handle: BinaryIO, array: np.ndarray) -> None:
+    if array.ndim == 0 or array.nbytes <= _CHUNK:
+        handle.write(np.ascontiguousarray(array).tobytes())
+        return
+    step = max(1, _CHUNK * len(array) // array.nbytes)
+    for start in range(0, len(array), step):
+        handle.write(np.ascontiguousarray(array[start : start + step]).data)
+
+
+def open_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a .safetensors file, read-only and mapped from disk: nothing is read before it is used.
+
+    Raises:
+        InputError: missing, truncated, or not a .safetensors file; the header is checked to the last byte.
+    """
+    path = Path(path)
+    try:
+        total = path.stat().st_size
+        with path.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER, total - 8):
+                raise ValueError("the header's length is wrong")
+            header = json.loads(handle.read(length))
+        entries = _checked_header(header, total - 8 - length)
+        data = np.memmap(path, np.uint8, "r", offset=8 + length) if total > 8 + length else np.empty(0, np.uint8)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"'{path}' is missing or damaged ({error}); delete the folder and make it again.") from error
+    found = {}
+    for name, (dtype, shape, begin, end) in entries.items():
+        # A plain ndarray view: numpy.memmap's own bookkeeping makes every later slice several times slower.
+        found[name] = np.asarray(data[begin:end]).view(dtype).reshape(shape)
+    return found
+
+
+def _checked_header(header: Any, size: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
+    """Dtype, shape, first and last byte of every array; ValueError unless they fill ``size`` bytes without a gap."""
+    if not isinstance(header, dict):
+        raise ValueError("the header is not a mapping")
+    entries: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"the entry of '{name}' is wrong")
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [-1]
+        if any(type(n) is not int or n < 0 for n in numbers) or len(offsets) != 2 or entry["dtype"] not in _DTYPES:
+            raise ValueError(f"the entry of '{name}' is wrong")
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
+        if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
+            raise ValueError(f"the size of '{name}' is wrong")
+        entries[name] = (dtype, tuple(shape), offsets[0], offsets[1])
+    at = 0
+    for name, (_, _, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin != at:
+            raise ValueError(f"the place of '{name}' is wrong")
+        at = end
+    if at != size:
+        raise ValueError(f"it holds {size} bytes of data instead of {at}")
+    return entries

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from canon.runtime import map_frames
+from canon.sampling import remap
 from canon.storage import create_array, open_array
 
 FLOW_STRIDE = 2
@@ -34,16 +35,17 @@ class Flow:
     def confidence(self, t: int, s: int) -> np.ndarray:
         """1 where the flow t -> s is undone by s -> t, towards 0 where it is not (occlusion, failure): float32 [h, w]."""
         there = self.between(t, s)
-        back = cv2.remap(self.between(s, t), *_lattice(there), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        back = remap(self.between(s, t), lattice_positions(there))
         error = ((there + back) ** 2).sum(-1)
         allowed = 0.25 + 0.01 * ((there**2).sum(-1) + (back**2).sum(-1))
         return np.exp(-error / allowed)
 
 
-def _lattice(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def lattice_positions(flow: np.ndarray) -> np.ndarray:
+    """Where the lattice points go under a flow [h, w, 2] in full-size pixels: [h, w, 2] in lattice pixels."""
     h, w = flow.shape[:2]
     x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-    return x + flow[..., 0] / FLOW_STRIDE, y + flow[..., 1] / FLOW_STRIDE
+    return np.stack([x, y], -1) + flow / FLOW_STRIDE
 
 
 def global_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from canon.coordinates import grid_nodes
-from canon.representations.solve.grids import GridBasis, fit_affine, invert_grid, jacobian, sample_grid
-from canon.representations.solve.layers import UNSEEN, Layer, Problem
+from canon.grids import invert_grid, jacobian
+from canon.representations.solve.grids import GridBasis, fit_affine
+from canon.representations.solve.layers import UNSEEN, Problem
 from canon.runtime import map_frames
 from canon.sampling import sample
 
 CANVAS_STRIDE = 8
+_OUTLIER = 0.15  # residual (0..1) from which a pixel counts half
 _BORDER = 6  # frame pixels over which a frame fades out in the canvas, so that frame edges leave no seam
 
 
@@ -38,37 +40,42 @@ class Footprint:
     density: Tensor
 
 
-def footprint(problem: Problem, layer: Layer, t: int, seen: Tensor | None = None) -> Footprint | None:
-    """Inverse coordinates of frame t, or None when it misses the canvas. ``seen`` [gh, gw] restricts to visible nodes."""
-    grid, stride = layer.grid[t], problem.stride
-    height, width = layer.canvas_size
-    corners = grid.reshape(-1, 2) if seen is None else grid[seen > 0]
+def footprint(problem: Problem, index: int, t: int, level: int = 0) -> Footprint | None:
+    """Inverse coordinates of what frame t shows of a layer, or None when that is nothing.
+
+    Canvas and frame are those of pyramid level ``level``.
+    """
+    layer, stride = problem.layers[index], problem.stride
+    grid = layer.grid[t]
+    seen = seen_nodes(problem, index, t)
+    corners = grid[seen > 0]
     if len(corners) == 0:
         return None
-    low = (corners.amin(0).floor() - 2).long().tolist()
-    high = (corners.amax(0).ceil() + 3).long().tolist()
+    height, width = layer.levels[level].shape[:2]
+    reduce = 2**level
+    low = (((corners.amin(0) + 0.5) / reduce - 0.5).floor() - 2).long().tolist()
+    high = (((corners.amax(0) + 0.5) / reduce - 0.5).ceil() + 3).long().tolist()
     x0, y0 = max(low[0], 0), max(low[1], 0)
     x1, y1 = min(high[0], width), min(high[1], height)
     if x1 - x0 < 1 or y1 - y0 < 1:
         return None
     window = (y1 - y0, x1 - x0)
-    targets = grid_nodes(window, CANVAS_STRIDE, grid.device) + grid.new_tensor([x0, y0])
+    targets = (grid_nodes(window, CANVAS_STRIDE, grid.device) + grid.new_tensor([x0, y0]) + 0.5) * reduce - 0.5
     nodes = grid_nodes(problem.size, stride, grid.device).reshape(-1, 2)
-    weight = torch.ones_like(nodes[:, 0]) if seen is None else seen.reshape(-1) + 1e-6
-    inverse = fit_affine(grid.reshape(-1, 2), nodes, weight).to(grid.dtype)
-    start = targets @ inverse[:2] + inverse[2]
-    found, error = invert_grid(grid, stride, targets, start)
-    basis = GridBasis(window, CANVAS_STRIDE, 0, grid.device)
+    inverse = fit_affine(grid.reshape(-1, 2), nodes, seen.reshape(-1) + 1e-6).to(grid.dtype)
+    found, error = invert_grid(grid, stride, targets, targets @ inverse[:2] + inverse[2], steps=6)
+    found = (found + 0.5) / reduce - 0.5
     j = jacobian(found, CANVAS_STRIDE)
     det = j[..., 0, 0] * j[..., 1, 1] - j[..., 0, 1] * j[..., 1, 0]
     valid = ((error < 0.5) & (det > 0.02)).float()
+    basis = GridBasis(window, CANVAS_STRIDE, 0, grid.device)
     maps = basis.to_pixels(torch.cat([found, det.clamp(0, 1)[..., None], valid[..., None]], -1))
     pixels = maps[..., :2].contiguous()
-    h, w = problem.size
+    h, w = problem.basis(level).level_size
     margin = torch.minimum(
         torch.minimum(pixels[..., 0], w - 1 - pixels[..., 0]), torch.minimum(pixels[..., 1], h - 1 - pixels[..., 1])
     )
-    density = maps[..., 2] * (maps[..., 3] > 0.99) * ((margin + 1.0) / _BORDER).clamp(0, 1)
+    density = maps[..., 2] * (maps[..., 3] > 0.99) * ((margin + 1.0) * reduce / _BORDER).clamp(0, 1)
     return Footprint(slice(y0, y1), slice(x0, x1), pixels, density)
 
 
@@ -81,8 +88,7 @@ def seen_nodes(problem: Problem, index: int, t: int) -> Tensor:
 
 def gather(problem: Problem, index: int, t: int, image: Tensor, weight: Tensor) -> tuple[Footprint, Tensor, Tensor] | None:
     """``image`` [H, W, 3] seen with ``weight`` [H, W] -> colours [h, w, 3] and weights [h, w] in the canvas window."""
-    layer = problem.layers[index]
-    print_ = footprint(problem, layer, t, seen_nodes(problem, index, t))
+    print_ = footprint(problem, index, t)
     if print_ is None:
         return None
     packed = torch.cat([image * weight[..., None], weight[..., None]], dim=-1)
@@ -152,44 +158,45 @@ def fill_unseen(color: Tensor, mass: Tensor, threshold: float = UNSEEN) -> Tenso
     return torch.where(known[..., None] > 0, color, smooth).contiguous()
 
 
-def back_project(problem: Problem, passes: int, step: float = 1.0) -> float:
-    """Least-squares canvases: the composite's residual is gathered back and added (Irani and Peleg, 1991).
+def back_project(problem: Problem, level: int = 0, step: float = 1.0) -> float:
+    """One step towards the least-squares canvases: the composite's residual is gathered back and added.
 
-    Returns the mean squared error before the last pass.
+    (Irani and Peleg, 1991.) A coarse ``level`` corrects the coarse part of the canvases only, at a fraction of the cost.
+
+    Returns the mean squared error before the step.
     """
-    error = float("nan")
-    for _ in range(passes):
-        totals = [torch.zeros((*layer.canvas_size, 4), device=problem.device) for layer in problem.layers]
+    totals = [torch.zeros((*layer.levels[level].shape[:2], 4), device=problem.device) for layer in problem.layers]
 
-        def one(t: int) -> tuple[float, list[tuple[int, Footprint, Tensor]]]:
-            weights = problem.weights(t)
-            residual = problem.frame(t) - problem.render(t)
-            parts = []
-            for i, layer in enumerate(problem.layers):
-                if not layer.present[t]:
-                    continue
-                light = problem.light(layer, t)
-                w = weights[i]
-                print_ = footprint(problem, layer, t, seen_nodes(problem, i, t))
-                if print_ is None:
-                    continue
-                trust = 1.0 / (1.0 + residual.square().sum(-1) / (3 * 0.15**2))
-                packed = torch.cat([residual * light * (w * trust)[..., None], (light.mean(-1) ** 2 * w * w.clamp_min(0.2) * trust)[..., None]], -1)
-                parts.append((i, print_, sample(packed, print_.pixels) * print_.density[..., None]))
-            return float(residual.square().mean()), parts
+    def one(t: int) -> tuple[float, list[tuple[int, Footprint, Tensor]]]:
+        weights = problem.weights(t, level)
+        residual = problem.frame(t, level) - problem.render(t, level)
+        trust = 1.0 / (1.0 + residual.square().sum(-1) / (3 * _OUTLIER**2))
+        parts = []
+        for i, (layer, w) in enumerate(zip(problem.layers, weights, strict=True)):
+            print_ = footprint(problem, i, t, level) if layer.present[t] else None
+            if print_ is None:
+                continue
+            light = problem.light(layer, t, level)
+            share = (w * trust)[..., None]
+            gain = light.mean(-1, keepdim=True) ** 2 * w.clamp_min(0.2)[..., None]
+            packed = torch.cat([residual * light * share, gain * share], -1)
+            parts.append((i, print_, sample(packed, print_.pixels) * print_.density[..., None]))
+        return float(residual.square().mean()), parts
 
-        errors = []
-        for value, parts in map_frames(one, range(problem.count)):
-            errors.append(value)
-            for i, print_, part in parts:
-                totals[i][print_.rows, print_.columns] += part
-        error = float(np.mean(errors))
-        for layer, total in zip(problem.layers, totals, strict=True):
-            update = total[..., :3] / (total[..., 3:] + 0.05)
-            layer.set_canvas((layer.color + step * update).clamp(0, 1), layer.coverage)
-    return error
+    errors = []
+    for value, parts in map_frames(one, range(problem.count)):
+        errors.append(value)
+        for i, print_, part in parts:
+            totals[i][print_.rows, print_.columns] += part
+    for layer, total in zip(problem.layers, totals, strict=True):
+        update = step * total[..., :3] / (total[..., 3:] + 0.05)
+        if level:
+            update = _enlarge(update, layer.canvas_size, 2**level)
+        layer.set_canvas((layer.color + update).clamp(0, 1), layer.coverage)
+    return float(np.mean(errors))
 
 
-def pull_to_canvas(problem: Problem, layer: Layer, t: int, points: Tensor) -> Tensor:
-    """Canvas position of frame points [N, 2] px."""
-    return sample_grid(layer.grid[t], points, problem.stride)
+def _enlarge(image: Tensor, size: tuple[int, int], factor: int) -> Tensor:
+    """[h, w, C] at ``factor`` times the size, cut to ``size``."""
+    planes = torch.nn.functional.interpolate(image.permute(2, 0, 1)[None], scale_factor=factor, mode="bilinear", align_corners=False)
+    return planes[0, :, : size[0], : size[1]].permute(1, 2, 0)

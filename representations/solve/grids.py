@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from canon.coordinates import Size, grid_size
@@ -141,64 +140,3 @@ def fit_affine(points: Tensor, values: Tensor, weight: Tensor) -> Tensor:
 
 def _identity(device: torch.device) -> Tensor:
     return torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64, device=device)
-
-
-def sample_grid(grid: Tensor, positions: Tensor, stride: int) -> Tensor:
-    """Bilinear grid value at any pixel position, continued linearly outside: grid [gh, gw, C], positions [..., 2] px."""
-    gh, gw = grid.shape[:2]
-    p = positions / stride
-    x0 = p[..., 0].floor().clamp(0, max(gw - 2, 0))
-    y0 = p[..., 1].floor().clamp(0, max(gh - 2, 0))
-    fx, fy = (p[..., 0] - x0)[..., None], (p[..., 1] - y0)[..., None]
-    x0, y0 = x0.long(), y0.long()
-    x1, y1 = (x0 + 1).clamp_max(gw - 1), (y0 + 1).clamp_max(gh - 1)
-    flat = grid.reshape(gh * gw, -1)
-    top = flat[y0 * gw + x0] * (1 - fx) + flat[y0 * gw + x1] * fx
-    bottom = flat[y1 * gw + x0] * (1 - fx) + flat[y1 * gw + x1] * fx
-    return top * (1 - fy) + bottom * fy
-
-
-def jacobian(grid: Tensor, stride: int) -> Tensor:
-    """d(canvas)/d(pixel) at the nodes by central differences: grid [gh, gw, 2] -> [gh, gw, 2 (u, v), 2 (x, y)]."""
-    planes = grid.permute(2, 0, 1)[None]
-    padded = F.pad(planes, (1, 1, 1, 1), mode="replicate")[0]
-    gh, gw = grid.shape[:2]
-    count_x = torch.full((gw,), 2.0, device=grid.device)
-    count_y = torch.full((gh,), 2.0, device=grid.device)
-    count_x[[0, -1]], count_y[[0, -1]] = 1.0, 1.0
-    dx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / (count_x * stride)
-    dy = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / (count_y[:, None] * stride)
-    return torch.stack([dx, dy], dim=-1).permute(1, 2, 0, 3)
-
-
-def invert_grid(grid: Tensor, stride: int, targets: Tensor, start: Tensor, steps: int = 8) -> tuple[Tensor, Tensor]:
-    """Pixel positions whose canvas position is ``targets``: Newton's method on the bilinear grid.
-
-    Args:
-        grid: [gh, gw, 2] canvas positions at the nodes.
-        targets: [..., 2] canvas positions.
-        start: [..., 2] first guess in pixels.
-
-    Returns:
-        positions [..., 2] in pixels, and the remaining error [...] in canvas pixels.
-    """
-    packed = torch.cat([grid, jacobian(grid, stride).flatten(2)], dim=-1)
-    reach = float(max(grid.shape[:2]) * stride)
-    x = start
-    for _ in range(steps):
-        here = sample_grid(packed, _near(x, grid, stride), stride)
-        j = here[..., 2:]
-        error = sample_grid(grid, x, stride) - targets
-        det = j[..., 0] * j[..., 3] - j[..., 1] * j[..., 2]
-        det = torch.where(det.abs() < 1e-3, torch.full_like(det, 1e-3), det)
-        dx = (j[..., 3] * error[..., 0] - j[..., 1] * error[..., 1]) / det
-        dy = (j[..., 0] * error[..., 1] - j[..., 2] * error[..., 0]) / det
-        step = torch.stack([dx, dy], dim=-1)
-        limit = 8.0 * stride
-        x = (x - step.clamp(-limit, limit)).clamp(-reach, 2 * reach)
-    return x, (sample_grid(grid, x, stride) - targets).norm(dim=-1)
-
-
-def _near(x: Tensor, grid: Tensor, stride: int) -> Tensor:
-    far = torch.tensor([(grid.shape[1] - 1) * stride, (grid.shape[0] - 1) * stride], device=x.device, dtype=x.dtype)
-    return torch.minimum(x.clamp_min(0.0), far)

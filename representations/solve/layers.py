@@ -10,7 +10,7 @@ from torch import Tensor
 
 from canon.coordinates import Size
 from canon.representations.solve.grids import GridBasis
-from canon.sampling import pyramid, sample
+from canon.sampling import pyramid, sample_mip
 
 LIGHT_STRIDE = 64
 UNSEEN = 1e-3
@@ -38,16 +38,20 @@ class Layer:
     lighting: Tensor
     present: np.ndarray
     levels: list[Tensor] = field(default_factory=list)
+    detail: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """[T] level of detail at which each frame samples the canvas (see :func:`canon.sampling.sample_mip`)."""
 
     @property
     def canvas_size(self) -> Size:
         return self.color.shape[0], self.color.shape[1]
 
-    def set_canvas(self, color: Tensor, coverage: Tensor, levels: int = 3) -> None:
+    def set_canvas(self, color: Tensor, coverage: Tensor, levels: int = 5) -> None:
         """Replace the canvas and its pyramid (colour, and whether a texel was ever seen)."""
         self.color, self.coverage = color, coverage
         known = (coverage > UNSEEN).float()[..., None]
         self.levels = pyramid(torch.cat([color, known], dim=-1), levels)
+        if not len(self.detail):
+            self.detail = np.zeros(len(self.grid))
 
 
 @dataclass
@@ -111,7 +115,7 @@ class Problem:
 
     def look(self, layer: Layer, t: int, level: int = 0) -> tuple[Tensor, Tensor]:
         """The canvas seen in frame t, without lighting [h, w, 3], and how far its texels are known [h, w]."""
-        found = sample(layer.levels[level], self.coordinates(layer, t, level))
+        found = sample_mip(layer.levels[level:], self.coordinates(layer, t, level), float(layer.detail[t]))
         return found[..., :3], found[..., 3]
 
     def render(self, t: int, level: int = 0, lit: bool = True) -> Tensor:

@@ -1,9 +1,9 @@
 """Coordinates by Gauss-Newton: every frame is registered to the canvases, on control grids, all frames of a clip at once.
 
 One step linearises the composite R = sum w L s(uv) around the present grids, gathers each layer's normal equations onto
-its nodes (whole-frame passes, no loop over pixels), adds smoothness and agreement with optical flow, and solves. The mean
-of residual and gradient over a node's window is projected out first, so that a change of brightness is not mistaken for
-motion (as with mean-normalised patches, Kroeger et al. 2016).
+its nodes (whole-frame passes, no loop over pixels), adds smoothness and agreement with optical flow, and solves. Before
+the lighting is known, the mean of residual and gradient over a node's window is projected out, so that a change of
+brightness is not mistaken for motion (as with mean-normalised patches, Kroeger et al. 2016).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from canon.coordinates import grid_nodes, pixel_grid
+from canon.grids import jacobian, level_of_detail, sample_grid, texels_per_pixel
 from canon.representations.motion.flow import FLOW_STRIDE, Flow
-from canon.representations.solve.grids import fit_affine, jacobian, sample_grid, smoothness, solve_grid
+from canon.representations.solve.grids import fit_affine, smoothness, solve_grid
 from canon.representations.solve.layers import Layer, Problem
 from canon.runtime import map_frames
 from canon.sampling import halve
@@ -32,16 +33,16 @@ class RegisterOptions:
         temporal: agreement with flow-carried neighbours, per squared pixel at a node.
         robust: residual (0..1) from which a pixel is distrusted.
         limit: largest step in pixels of the level.
+        brightness: share of the windows' mean residual that is projected out: 1 before the lighting is known, 0 after.
     """
 
     noise: float = 0.05
-    membrane: float = 4.0
-    temporal: float = 1.0
-    robust: float = 0.10
-    limit: float = 2.0
+    membrane: float = 0.3
+    temporal: float = 0.3
+    robust: float = 0.4
+    limit: float = 1.0
+    brightness: float = 0.0
 
-
-GRAY = (0.3, 0.5, 0.2)
 
 
 def register_all(problem: Problem, flow: Flow | None, level: int, options: RegisterOptions, which: list[int] | None = None) -> None:
@@ -68,7 +69,6 @@ def normal_equations(
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Per layer of ``which`` seen at t: 2x2 blocks [3, gh, gw] and right-hand side [2, gh, gw] in canvas pixels."""
     frame = problem.frame(t, level)
-    mix = frame.new_tensor(GRAY)
     weights = problem.weights(t, level)
     residual = frame
     gradients: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
@@ -79,22 +79,22 @@ def normal_equations(
         lit = albedo * problem.light(layer, t, level)
         residual = residual - weight[..., None] * lit
         if i in which:
-            gradients[i] = (*central_differences(lit @ mix), known)
+            gradients[i] = (*central_differences(lit), known)
     trust = 1.0 / (1.0 + (residual.square().sum(-1) / (3.0 * options.robust**2))).square()
-    error = residual @ mix
     basis = problem.basis(level)
     found = {}
     for i, (gx, gy, known) in gradients.items():
         layer, weight = problem.layers[i], weights[i]
-        w = trust * weight * weight * (known > 0.99)
-        wx, wy, we = w * gx, w * gy, w * error
-        maps = torch.stack([wx * gx, wx * gy, wy * gy, wx * error, wy * error, wx, wy, we, w], dim=-1)
-        xx, xy, yy, xe, ye, sx, sy, se, n = basis.gather(maps).unbind(-1)
-        n = n + 1e-3
+        w = (trust * weight * weight * (known > 0.99))[..., None]
+        wx, wy, we = w * gx, w * gy, w * residual
+        products = [(wx * gx).sum(-1), (wx * gy).sum(-1), (wy * gy).sum(-1), (wx * residual).sum(-1), (wy * residual).sum(-1)]
+        maps = basis.gather(torch.cat([torch.stack(products, -1), wx, wy, we, w], dim=-1))
+        xx, xy, yy, xe, ye = maps[..., :5].unbind(-1)
+        sx, sy, se, n = maps[..., 5:8], maps[..., 8:11], maps[..., 11:14], (maps[..., 14] + 1e-3) / max(options.brightness, 1e-6)
         # The mean over the window is projected out: brightness is the lighting's business.
-        xx, xy, yy = xx - sx * sx / n, xy - sx * sy / n, yy - sy * sy / n
-        xe, ye = xe - sx * se / n, ye - sy * se / n
-        scale = 4.0**level / options.noise**2
+        xx, xy, yy = xx - (sx * sx).sum(-1) / n, xy - (sx * sy).sum(-1) / n, yy - (sy * sy).sum(-1) / n
+        xe, ye = xe - (sx * se).sum(-1) / n, ye - (sy * se).sum(-1) / n
+        scale = 4.0**level / (3.0 * options.noise**2)
         pixel = 2.0**level
         found[i] = _to_canvas(
             torch.stack([xx, xy, yy]) * (scale / pixel**2), torch.stack([xe, ye]) * (scale / pixel), jacobian(layer.reference[t], problem.stride)
@@ -103,7 +103,7 @@ def normal_equations(
 
 
 def central_differences(image: Tensor) -> tuple[Tensor, Tensor]:
-    """d/dx and d/dy of [h, w], zero on the border."""
+    """d/dx and d/dy of [h, w, C], zero on the border."""
     gx, gy = torch.zeros_like(image), torch.zeros_like(image)
     gx[:, 1:-1] = (image[:, 2:] - image[:, :-2]) * 0.5
     gy[1:-1] = (image[2:] - image[:-2]) * 0.5
@@ -143,8 +143,10 @@ def grid_step(
         matrix[:, 2] += pull
         right = right + pull[:, None] * (aim - grid).permute(0, 3, 1, 2)
     deviation = (grid - reference).permute(0, 3, 1, 2)
-    right = right - options.membrane * smoothness(deviation)
-    step = solve_grid(matrix, right, options.membrane, steps=steps)
+    # A coarse level has few pixels to a node: neighbours must share them.
+    membrane = options.membrane * 4.0**level
+    right = right - membrane * smoothness(deviation)
+    step = solve_grid(matrix, right, membrane, steps=steps)
     limit = options.limit * 2.0**level
     return step.clamp(-limit, limit).permute(0, 2, 3, 1)
 
@@ -220,3 +222,15 @@ def refresh_references(problem: Problem, indices: list[int]) -> None:
         layer = problem.layers[i]
         for t in np.nonzero(layer.present)[0]:
             layer.reference[t] = affine_reference(layer.grid[t], visible_nodes(problem, i, int(t)) + 1e-6, nodes)
+
+
+def refresh_detail(problem: Problem) -> None:
+    """Set the level of detail at which every frame samples every canvas, as the baked fit will (:meth:`canon.Fit.texels`)."""
+    height, width = problem.size
+    nodes = grid_nodes(problem.size, problem.stride).numpy().astype(int)
+    x, y = np.minimum(nodes[..., 0], width - 1), np.minimum(nodes[..., 1], height - 1)
+    for i, layer in enumerate(problem.layers):
+        for t in np.nonzero(layer.present)[0]:
+            seen = np.asarray(problem.opacity[i][t])[y, x] if i < len(problem.opacity) else np.ones(x.shape, np.uint8)
+            texels = texels_per_pixel(layer.grid[t].cpu(), problem.stride, torch.from_numpy(seen))
+            layer.detail[t] = level_of_detail(texels)

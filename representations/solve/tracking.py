@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canon.coordinates import grid_nodes
+from canon.coordinates import grid_nodes, grid_size
 from canon.representations.motion.flow import Flow
 from canon.representations.solve.canvas import fill_unseen, gather, interior
 from canon.representations.solve.grids import solve_grid
-from canon.representations.solve.layers import Layer, Problem
+from canon.representations.solve.layers import LIGHT_STRIDE, Layer, Problem
 from canon.representations.solve.register import RegisterOptions, affine_reference, carry, grid_step, normal_equations, visible_nodes
 
 CANVAS_MARGIN = 24
@@ -82,7 +82,9 @@ def place_canvas(problem: Problem, index: int, scale: float = 1.0) -> None:
     layer.set_canvas(empty, empty[..., 0])
 
 
-def register_outward(problem: Problem, index: int, flow: Flow, keyframe: int, options: RegisterOptions, levels: tuple[int, ...]) -> None:
+def register_outward(
+    problem: Problem, index: int, flow: Flow, keyframe: int, options: RegisterOptions, levels: tuple[int, ...]
+) -> None:
     """Second pass over the chain: every frame is carried from its (registered) neighbour, registered to the canvas seen
     so far by one Gauss-Newton step per entry of ``levels``, and added to it."""
     layer = problem.layers[index]
@@ -113,9 +115,6 @@ def register_outward(problem: Problem, index: int, flow: Flow, keyframe: int, op
 
 def new_layer(problem: Problem, name: str, present: np.ndarray) -> Layer:
     """A layer at rest: identity coordinates, an empty canvas of frame size, neutral lighting."""
-    from canon.coordinates import grid_size
-    from canon.representations.solve.layers import LIGHT_STRIDE
-
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
     grid = nodes[None].repeat(problem.count, 1, 1, 1)
     light = torch.ones((problem.count, *grid_size(problem.size, LIGHT_STRIDE), 3), device=problem.device)

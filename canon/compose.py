@@ -1,0 +1,178 @@
+"""A stack of edits composed into one canvas per layer, once, so that every frame costs a single remap of it.
+
+An edited layer shows the colour c' and keeps the share k of the source's residual (design, point 2). What is stored is
+
+    e = c' - k s        and        m = 1 - k
+
+for the canvas colour s: under paint e holds nothing of s, so opaque paint needs neither source nor canvas; where
+nothing is edited both are exactly 0; and both may be averaged, which area filtering does.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+
+from canon.coordinates import resize_points
+from canon.edits import Delta, Edit, Operation, Over, Remove, fits_canvas, resize_to
+from canon.errors import InputError
+from canon.fits import Fit, FitLayer, nonzero_box
+from canon.grids import Box, grid_window, level_of_detail
+from canon.sampling import halve, mip_levels, sample_mip
+
+log = logging.getLogger("canon")
+
+_CELL = 8  # texels along a cell of the map of what is touched
+_MARGIN = 64  # untouched texels kept around the touched ones, a power of two so that the levels of a crop stay aligned
+
+
+@dataclass(eq=False)
+class LayerEdit:
+    """What a stack of edits does to one layer.
+
+    Attributes:
+        removed: the layer vanishes, its area widened by ``grow`` pixels.
+        levels: e and m, float32 [h, w, 4], cropped to what is touched, and its successive halves; empty if nothing is.
+        size: (height, width) of the whole edited canvas, which may have another resolution than the layer's.
+        offset: (x, y) of the crop in it.
+        hides: whether m is above 0 anywhere.
+    """
+
+    removed: bool = False
+    grow: int = 0
+    levels: list[np.ndarray] = field(default_factory=list, repr=False)
+    size: tuple[int, int] = (0, 0)
+    offset: tuple[int, int] = (0, 0)
+    hides: bool = False
+
+    def __post_init__(self) -> None:
+        if self.levels:
+            while max(self.levels[-1].shape[:2]) > 1:
+                self.levels.append(halve(self.levels[-1]))
+            touched = (self.levels[0] != 0).any(axis=-1)
+            rows, columns = -(-touched.shape[0] // _CELL), -(-touched.shape[1] // _CELL)
+            padded = np.zeros((rows * _CELL, columns * _CELL), np.uint8)
+            padded[: touched.shape[0], : touched.shape[1]] = touched
+            cells = padded.reshape(rows, _CELL, columns, _CELL).max(axis=(1, 3))
+            self._touched = cv2.integral(cells)
+
+    def lod(self, fit: Fit, t: int, name: str) -> float:
+        """Level of detail of the edited canvas in frame ``t``."""
+        return level_of_detail(fit.texels(t, name) * self.size[0] / fit.layer(name).canvas_size[0])
+
+    def nodes(self, fit: Fit, t: int, name: str) -> np.ndarray:
+        """Positions of the frame's control nodes in :attr:`levels`, float32 [gh, gw, 2]."""
+        layer = fit.layer(name)
+        grid = torch.from_numpy(np.array(layer.grid[fit.index(t)]))
+        if layer.canvas_size != self.size:
+            grid = resize_points(grid, layer.canvas_size, self.size)
+        found: np.ndarray = grid.numpy() - np.array(self.offset, np.float32)
+        return found
+
+    def reach(self, fit: Fit, t: int, name: str) -> Box | None:
+        """The box of frame ``t`` outside of which the edit touches nothing of the layer, whether it is seen or not."""
+        nodes = self.nodes(fit, t, name)
+        last = np.array([self.levels[0].shape[1] - 1, self.levels[0].shape[0] - 1], np.float32)
+        corners = [nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, :-1], nodes[1:, 1:]]
+        if 0 in corners[0].shape:
+            return fit.whole
+        # Between its nodes the grid stays within the box of the four; filtering looks so many texels beyond.
+        slack = 1.5 * 2.0 ** math.ceil(self.lod(fit, t, name)) + 1
+        low = np.clip(np.minimum.reduce(corners) - slack, 0, last).astype(int) // _CELL
+        high = np.clip(np.maximum.reduce(corners) + slack, 0, last).astype(int) // _CELL + 1
+        s = self._touched
+        count = s[high[..., 1], high[..., 0]] - s[low[..., 1], high[..., 0]]
+        count += s[low[..., 1], low[..., 0]] - s[high[..., 1], low[..., 0]]
+        cells = nonzero_box((count > 0).astype(np.uint8))
+        if cells is None:
+            return None
+        rows, columns = (slice(c.start * fit.stride, c.stop * fit.stride + 1) for c in cells)
+        height, width = fit.size
+        return slice(rows.start, min(rows.stop, height)), slice(columns.start, min(columns.stop, width))
+
+    def look(self, fit: Fit, t: int, name: str, box: Box) -> np.ndarray:
+        """e and m as seen in a part of frame ``t``, float32 [h, w, 4]."""
+        xy = grid_window(self.nodes(fit, t, name), fit.stride, box)
+        lod = self.lod(fit, t, name)
+        return sample_mip(self.levels[: mip_levels(lod)], xy, lod)
+
+
+def compose(fit: Fit, edits: Sequence[Edit]) -> dict[str, LayerEdit]:
+    """Every layer that a stack of edits changes, with what is done to it.
+
+    Raises:
+        InputError: an edit names a layer that the fit has not, has another aspect than its canvas, or removes the last.
+    """
+    for edit in edits:
+        if edit.fit and edit.fit != fit.id:
+            log.warning("an edit was made on another fit (%s, not %s); it may lie elsewhere now", edit.fit, fit.id)
+    found = {}
+    for name in dict.fromkeys(name for edit in edits for name in edit.layers):
+        layer = fit.layer(name)
+        operations = [operation for edit in edits for operation in edit.operations(name)]
+        removals = [operation for operation in operations if isinstance(operation, Remove)]
+        if removals:
+            if layer.opacity is None:
+                raise InputError(f"The layer '{name}' cannot be removed: nothing lies behind it.")
+            found[name] = LayerEdit(removed=True, grow=max(removal.grow for removal in removals))
+            continue
+        composed = _compose_layer(layer, operations)
+        if composed is not None:
+            found[name] = composed
+    return found
+
+
+def _compose_layer(layer: FitLayer, operations: Sequence[Operation]) -> LayerEdit | None:
+    size = _working_size(layer, operations)
+    total = np.zeros((*size, 4), np.float32)
+    surface: np.ndarray | None = None
+    for operation in operations:
+        if isinstance(operation, Over):
+            premultiplied = operation.rgba.copy()
+            premultiplied[..., :3] *= premultiplied[..., 3:]
+            paint = resize_to(premultiplied, size)
+            # c' <- (1 - a) c' + a c and k <- (1 - a) k; exact where a is 0 or 1.
+            total *= 1 - paint[..., 3:]
+            total += paint
+        elif isinstance(operation, Delta):
+            if surface is None:
+                surface = resize_to(np.asarray(layer.color), size)
+            colour = total[..., :3] + (1 - total[..., 3:]) * surface
+            change = operation.apply(colour) - colour
+            if operation.mask is not None:
+                change *= resize_to(operation.mask, size)[..., None]
+            total[..., :3] += change
+    box = nonzero_box((total != 0).any(axis=-1).astype(np.uint8))
+    if box is None:
+        return None
+    rows, columns = (_widened(part, length) for part, length in zip(box, size, strict=True))
+    levels = [np.ascontiguousarray(total[rows, columns])]
+    hides = bool((levels[0][..., 3] > 0).any())
+    return LayerEdit(levels=levels, size=size, offset=(columns.start, rows.start), hides=hides)
+
+
+def _widened(part: slice, length: int) -> slice:
+    start = max(part.start - _MARGIN, 0) // _MARGIN * _MARGIN
+    return slice(start, min(-(-(part.stop + _MARGIN) // _MARGIN) * _MARGIN, length))
+
+
+def _working_size(layer: FitLayer, operations: Sequence[Operation]) -> tuple[int, int]:
+    """The finest resolution among the paints, and at least the canvas's own where its colours are needed."""
+    canvas = layer.canvas_size
+    sizes: list[tuple[int, int]] = []
+    for operation in operations:
+        image = operation.rgba if isinstance(operation, Over) else getattr(operation, "mask", None)
+        if image is not None and not fits_canvas((image.shape[0], image.shape[1]), canvas):
+            seen, wanted = f"{image.shape[1]}x{image.shape[0]}", f"{canvas[1]}x{canvas[0]}"
+            raise InputError(f"An edit of '{layer.name}' is {seen} and its canvas {wanted}; keep the aspect ratio.")
+        if isinstance(operation, Over):
+            sizes.append((image.shape[0], image.shape[1]))  # type: ignore[union-attr]
+        else:
+            sizes.append(canvas)
+    return max(sizes, key=lambda size: size[0])

@@ -1,0 +1,193 @@
+"""An edit: what is to change on which layer's canvas, in order, and where that came from."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from canon import colour
+from canon.errors import InputError
+from canon.storage import file_digest, to_plain
+
+
+@dataclass(eq=False)
+class Over:
+    """Paint laid over a layer's canvas; of the source, and of what earlier steps did, 1 - alpha shows through."""
+
+    rgba: np.ndarray = field(repr=False)
+    """float32 [h, w, 4], sRGB, straight alpha; any size of the canvas's aspect. Colours may exceed 1 (paint in a shadow
+    that is lit elsewhere); values are kept to 16 bits, as they are saved."""
+
+    def __post_init__(self) -> None:
+        rgba = np.array(self.rgba, np.float32)
+        if rgba.ndim != 3 or rgba.shape[2] != 4 or 0 in rgba.shape or not np.isfinite(rgba).all():
+            raise InputError(f"Paint must be finite numbers [h, w, 4], not {list(rgba.shape)}.")
+        rgba[..., :3] *= rgba[..., 3:] > 0
+        self.scale = float(2.0 ** np.ceil(np.log2(max(float(rgba[..., :3].max()), 1.0))))
+        """Power of two by which the colours are divided to be stored as 16-bit integers."""
+        self.rgba = self.unpack(self.pack(rgba, self.scale), self.scale)
+
+    @staticmethod
+    def pack(rgba: np.ndarray, scale: float) -> np.ndarray:
+        """float32 [h, w, 4] -> uint16 [h, w, 4] with colours divided by ``scale``."""
+        divided = rgba / np.array([scale, scale, scale, 1], np.float64)
+        return (np.clip(divided, 0, 1) * 65535 + 0.5).astype(np.uint16)
+
+    @staticmethod
+    def unpack(values: np.ndarray, scale: float) -> np.ndarray:
+        """Inverse of :meth:`pack`, exactly."""
+        return values.astype(np.float32) / np.float32(65535) * np.array([scale, scale, scale, 1], np.float32)
+
+
+@dataclass(eq=False)
+class Delta:
+    """A change of colour that keeps all source detail. Defaults change nothing."""
+
+    exposure: float = 0.0
+    """Stops, in linear light."""
+    hue: float = 0.0
+    """Degrees; 120 turns red to green."""
+    saturation: float = 1.0
+    """0 = grey, 1 = unchanged."""
+    contrast: float = 1.0
+    """Factor about middle grey (0.5)."""
+    temperature: float = 0.0
+    """-1 (bluer) to 1 (warmer)."""
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Factors for red, green and blue."""
+    mask: np.ndarray | None = field(default=None, repr=False)
+    """float32 [h, w] in 0..1: how much of it applies where on the canvas, at any size of its aspect; None = all."""
+
+    def __post_init__(self) -> None:
+        self.tint = (float(self.tint[0]), float(self.tint[1]), float(self.tint[2]))
+        numbers = (self.exposure, self.hue, self.saturation, self.contrast, self.temperature, *self.tint)
+        if not np.isfinite(numbers).all() or min(self.saturation, self.contrast, *self.tint) < 0:
+            raise InputError(f"A grade needs finite numbers, and factors of at least 0; it has {list(numbers)}.")
+        if self.mask is not None:
+            mask = np.clip(np.asarray(self.mask, np.float64), 0, 1)
+            if mask.ndim != 2 or 0 in mask.shape or not np.isfinite(mask).all():
+                raise InputError(f"The mask of a grade must be finite numbers [h, w], not {list(mask.shape)}.")
+            self.mask = np.floor(mask * 65535 + 0.5).astype(np.float32) / np.float32(65535)
+
+    def apply(self, rgb: np.ndarray) -> np.ndarray:
+        """The colour function on sRGB float32 [..., 3]; what is not asked for is left out, so nothing is rounded."""
+        if self.exposure or self.temperature:
+            gains = colour.light_gains(self.exposure, self.temperature)
+            rgb = colour.from_linear(colour.to_linear(rgb) * gains)
+        if self.contrast != 1:
+            rgb = (rgb - np.float32(0.5)) * np.float32(self.contrast) + np.float32(0.5)
+        if self.hue % 360:
+            rgb = rgb @ colour.hue_matrix(self.hue).T
+        if self.saturation != 1:
+            rgb = colour.saturate(rgb, self.saturation)
+        return rgb * np.array(self.tint, np.float32) if self.tint != (1.0, 1.0, 1.0) else rgb
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything but the mask, as plain primitives."""
+        names = ("exposure", "hue", "saturation", "contrast", "temperature")
+        return {**{name: float(getattr(self, name)) for name in names}, "tint": list(self.tint)}
+
+
+@dataclass(eq=False)
+class Remove:
+    """The layer vanishes; what lies behind takes its place."""
+
+    grow: int = 0
+    """Pixels of the frame by which the layer's area is widened, so that no rim of it stays."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= int(self.grow) <= 500:
+            raise InputError(f"A removal can be grown by 0 to 500 pixels, not {self.grow}.")
+        self.grow = int(self.grow)
+
+
+Operation = Over | Delta | Remove
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a step came from."""
+
+    editor: str = ""
+    """Name of the editor."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Its options, plain primitives."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Path -> SHA-256 of every file that it read."""
+    created: str = ""
+    """UTC, ISO 8601."""
+    version: str = ""
+    """canon's version."""
+
+    @classmethod
+    def now(cls, editor: str, options: Any, files: Iterable[str | Path] = ()) -> Provenance:
+        """The provenance of something made at this moment.
+
+        Args:
+            options: a config dataclass or a mapping.
+        """
+        try:
+            version = importlib.metadata.version("canon-video")
+        except importlib.metadata.PackageNotFoundError:
+            version = "unknown"
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        digests = {str(path): file_digest(Path(path)) for path in files}
+        return cls(editor, to_plain(options), digests, time, version)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation on one layer."""
+
+    layer: str
+    operation: Operation
+    provenance: Provenance = Provenance()
+
+
+@dataclass(eq=False)
+class Edit:
+    """Steps in order, on any number of layers. Edits are stacked by giving a list of them to :func:`canon.render`."""
+
+    steps: list[Step] = field(default_factory=list)
+    fit: str = ""
+    """:attr:`canon.Fit.id` of the fit that it was made on."""
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers that are changed, each once, in the order of their first step."""
+        return list(dict.fromkeys(step.layer for step in self.steps))
+
+    def operations(self, layer: str) -> list[Operation]:
+        """What happens to a layer, in order."""
+        return [step.operation for step in self.steps if step.layer == layer]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the edit; see :func:`canon.edit_folder.save_edit`."""
+        from canon.edit_folder import save_edit
+
+        save_edit(self, Path(folder))
+
+
+def fits_canvas(size: tuple[int, int], canvas: tuple[int, int]) -> bool:
+    """Whether an image of ``size`` (height, width) is that canvas at another scale, but for a rounded pixel."""
+    exact = (size[1] * canvas[0] / canvas[1], size[0] * canvas[1] / canvas[0])
+    return abs(size[0] - exact[0]) <= 1 or abs(size[1] - exact[1]) <= 1
+
+
+def resize_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 [h, w] or [h, w, C] at another size: averaged over areas when shrinking, bilinear when enlarging.
+
+    Neither overshoots, so that opacities stay within 0..1 and what is 0 stays 0.
+    """
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

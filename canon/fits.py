@@ -1,0 +1,338 @@
+"""The baked result of a fit: per layer a canvas and, for every frame, coordinates, opacity and lighting."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from canon.canvas import Canvas
+from canon.clip import Clip
+from canon.coordinates import grid_nodes, grid_size
+from canon.errors import InputError
+from canon.grids import Box, find_pixels, grid_window, level_of_detail, sample_grid, texels_per_pixel
+from canon.sampling import halve, mip_levels, remap_points, sample_mip, sample_mip_points
+from canon.storage import content_hash
+
+LIGHT_STRIDE = 64
+"""Pixels between the nodes of the lighting."""
+_RIM = 0.8
+"""Softness in texels (Gaussian sigma) of the rim of an exported canvas."""
+
+
+@dataclass(eq=False)
+class FitLayer:
+    """What is stored of one layer. Arrays may be mapped from disk; they are not changed."""
+
+    name: str
+    color: np.ndarray = field(repr=False)
+    """float32 [Hc, Wc, 3], canvas without lighting, sRGB; 0..1 but for what a fit needs beyond."""
+    coverage: np.ndarray = field(repr=False)
+    """float32 [Hc, Wc]: 1 seen, 0.5 filled plausibly, 0 nothing."""
+    grid: np.ndarray = field(repr=False)
+    """float32 [T, gh, gw, 2], canvas position (x, y) px at the control nodes, bilinear in between."""
+    lighting: np.ndarray = field(repr=False)
+    """float32 [T, lh, lw, 3], multiplicative, on nodes of the light stride, bilinear in between."""
+    opacity: np.ndarray | None = field(default=None, repr=False)
+    """uint8 [T, H, W], stick-breaking opacity (255 = hides all behind); None = opaque everywhere: the last layer."""
+
+    def __post_init__(self) -> None:
+        self._levels: list[np.ndarray] = [self.color]
+        self._lock = threading.Lock()
+        self.neutral = bool((np.asarray(self.lighting) == 1.0).all())
+        """Whether the lighting changes nothing."""
+
+    @property
+    def canvas_size(self) -> tuple[int, int]:
+        """(height, width) of the canvas."""
+        return self.color.shape[0], self.color.shape[1]
+
+    def levels(self, count: int) -> list[np.ndarray]:
+        """The first ``count`` levels (fewer for a tiny canvas) of the colour's pyramid, made when first asked for."""
+        with self._lock:
+            while len(self._levels) < count and max(self._levels[-1].shape[:2]) > 1:
+                self._levels.append(halve(np.asarray(self._levels[-1])))
+            return self._levels[:count]
+
+
+class Fit:
+    """A video explained by layers. Made by a representation, or by :func:`canon.load`.
+
+    Convention: coordinates are canvas pixels (x, y), centres at integers; frames are counted from 0, negative ones from
+    the end; layers are named front to back.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        representation: str,
+        config: Mapping[str, Any],
+        layers: Sequence[FitLayer],
+        stride: int,
+        light_stride: int = LIGHT_STRIDE,
+        stats: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Bake a result.
+
+        Args:
+            representation, config: what made it, for people and for provenance; plain primitives.
+            stride: pixels between the control nodes of every layer's grid.
+            stats: seconds per stage, PSNR and the like; plain primitives.
+
+        Raises:
+            InputError: an array has another shape or dtype than the clip and the strides ask for.
+        """
+        self.clip, self.representation, self.config = clip, representation, dict(config)
+        self.stride, self.light_stride, self.stats = stride, light_stride, dict(stats or {})
+        self.baked = list(layers)
+        """The layers' data, front to back."""
+        _check(self)
+        self._by_name = {layer.name: layer for layer in self.baked}
+        self._texels: dict[tuple[int, str], float] = {}
+        self._id: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.clip)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames."""
+        return self.clip.size
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers, front to back."""
+        return list(self._by_name)
+
+    @property
+    def id(self) -> str:
+        """Short hash that tells fits apart: clip, representation, config, and the coordinates of three frames."""
+        if self._id is None:
+            some = sorted({0, len(self) // 2, len(self) - 1})
+            parts = [[layer.name, list(layer.canvas_size)] for layer in self.baked]
+            grids = [np.asarray(layer.grid[t]) for layer in self.baked for t in some]
+            self._id = content_hash(self.clip.content_hash, self.representation, self.config, parts, *grids)
+        return self._id
+
+    def layer(self, name: str) -> FitLayer:
+        """The data of one layer.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        if name not in self._by_name:
+            raise InputError(f"The fit has no layer '{name}'; its layers are {', '.join(self.layers)}.")
+        return self._by_name[name]
+
+    def segments(self, layer: str) -> list[tuple[int, int]]:
+        """(first, last) frame of every canvas of the layer; one entry unless the clip had to be split."""
+        self.layer(layer)
+        return [(0, len(self) - 1)]
+
+    def canonical(self, layer: str, segment: int = 0) -> Canvas:
+        """The canonical image of a layer: alpha is 1 where something is known of it, with a soft rim.
+
+        Raises:
+            InputError: unknown layer or segment.
+        """
+        data = self.layer(layer)
+        count = len(self.segments(layer))
+        if not 0 <= segment < count:
+            raise InputError(f"Layer '{layer}' has {count} segment(s); there is no segment {segment}.")
+        known = (data.coverage > 0).astype(np.float32)
+        alpha = cv2.GaussianBlur(known, (0, 0), _RIM, borderType=cv2.BORDER_REPLICATE)
+        rgba = np.dstack([np.clip(data.color, 0.0, 1.0), alpha]).astype(np.float32)
+        return Canvas(rgba, np.array(data.coverage, np.float32))
+
+    # --- what is seen in a frame ---
+
+    def weights(self, t: int, box: Box | None = None, without: Collection[str] = ()) -> list[np.ndarray]:
+        """Contribution of every layer: its opacity times the transmittance of those in front; they sum to 1.
+
+        Args:
+            box: rows and columns to give; None = the whole frame.
+            without: layers that are taken away: their weight is 0, and what lies behind them comes forward.
+
+        Returns:
+            one float32 [h, w] in 0..1 for each layer, front to back.
+        """
+        t, box = self.index(t), box or self.whole
+        through = np.ones((box[0].stop - box[0].start, box[1].stop - box[1].start), np.float32)
+        found = []
+        for layer in self.baked:
+            if layer.name in without:
+                found.append(np.zeros_like(through))
+            elif layer.opacity is None:
+                found.append(through)
+                through = np.zeros_like(through)
+            else:
+                alpha = np.divide(layer.opacity[t][box], np.float32(255), dtype=np.float32)
+                found.append(through * alpha)
+                through = through * (1 - alpha)
+        return found
+
+    def coordinates(self, t: int, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Where every pixel of frame ``t`` lies on the layer's canvas, and how much of the layer it shows.
+
+        Returns:
+            uv: float32 [H, W, 2] in canvas pixels (x, y), finite everywhere.
+            weight: float32 [H, W] in 0..1.
+        """
+        data, t = self.layer(layer), self.index(t)
+        return grid_window(data.grid[t], self.stride, self.whole), self.weights(t)[self.layers.index(layer)]
+
+    def lighting(self, t: int, layer: str, box: Box | None = None) -> np.ndarray:
+        """Multiplicative lighting of the layer in frame ``t``, float32 [H, W, 3] (or the part ``box`` of it)."""
+        return grid_window(self.layer(layer).lighting[self.index(t)], self.light_stride, box or self.whole)
+
+    def reconstruct(self, t: int, lit: bool = True) -> np.ndarray:
+        """Frame ``t`` as the canvases explain it, float32 [H, W, 3], 0..1 but for overshoot of the lighting.
+
+        Args:
+            lit: whether the lighting is applied.
+        """
+        total = np.zeros((*self.size, 3), np.float32)
+        for layer, weight in zip(self.baked, self.weights(t), strict=True):
+            box = nonzero_box(weight)
+            if box is not None:
+                image = self._colour(t, layer, box)
+                if lit and not layer.neutral:
+                    image *= self.lighting(t, layer.name, box)
+                total[box] += image * weight[box][..., None]
+        return total
+
+    def _colour(self, t: int, layer: FitLayer, box: Box) -> np.ndarray:
+        xy = grid_window(layer.grid[self.index(t)], self.stride, box)
+        lod = level_of_detail(self.texels(t, layer.name))
+        return sample_mip(layer.levels(mip_levels(lod)), xy, lod)
+
+    def look(self, t: int, layer: str, points: np.ndarray) -> np.ndarray:
+        """Lit colour of a layer at pixels [N, 2] of frame ``t``, seen there or not, float32 [N, 3]."""
+        data, t = self.layer(layer), self.index(t)
+        lod = level_of_detail(self.texels(t, layer))
+        xy = remap_points(data.grid[t], points / np.float32(self.stride))
+        colour = sample_mip_points(data.levels(mip_levels(lod)), xy, lod)
+        if not data.neutral:
+            colour *= remap_points(data.lighting[t], points / np.float32(self.light_stride))
+        return colour
+
+    def texels(self, t: int, layer: str) -> float:
+        """Canvas texels along one pixel of frame ``t``: the median over the control nodes where the layer is."""
+        key = (self.index(t), layer)
+        if key not in self._texels:
+            nodes = grid_nodes(self.size, self.stride).numpy().astype(int)
+            x, y = np.minimum(nodes[..., 0], self.size[1] - 1), np.minimum(nodes[..., 1], self.size[0] - 1)
+            opacity = self.layer(layer).opacity
+            # The layer's own opacity, not its contribution: a passing occluder must not change how it is filtered.
+            seen = np.ones(x.shape, np.uint8) if opacity is None else np.asarray(opacity[key[0]])[y, x]
+            grid = torch.from_numpy(np.array(self.layer(layer).grid[key[0]]))
+            self._texels[key] = texels_per_pixel(grid, self.stride, torch.from_numpy(seen))
+        return self._texels[key]
+
+    def track(self, points: np.ndarray, frame: int = 0, layer: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Follow points of one frame through all frames, by way of the canvas.
+
+        Args:
+            points: [N, 2] pixels (x, y) of ``frame``.
+            layer: the layer that they lie on; None = for each point, the one with the largest weight there.
+
+        Returns:
+            positions: float32 [T, N, 2] in pixels, finite, also where hidden or outside the frame.
+            visible: bool [T, N], inside the frame with the layer's weight above 0.5.
+        """
+        start = np.asarray(points, np.float32).reshape(-1, 2)
+        frame = self.index(frame)
+        if layer is None:
+            found = np.stack([remap_points(w[..., None], start)[:, 0] for w in self.weights(frame)])
+            owner = found.argmax(axis=0)
+        else:
+            self.layer(layer)
+            owner = np.full(len(start), self.layers.index(layer))
+        positions = np.repeat(start[None], len(self), axis=0)
+        visible = np.zeros(positions.shape[:2], bool)
+        for k in np.unique(owner).tolist():
+            chosen = np.nonzero(owner == k)[0]
+            positions[:, chosen], visible[:, chosen] = self._follow(start[chosen], frame, k)
+        return positions, visible
+
+    def _follow(self, start: np.ndarray, frame: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        data, last = self.baked[k], np.array([self.size[1] - 1, self.size[0] - 1], np.float32)
+        here = torch.from_numpy(start)
+        targets = sample_grid(torch.from_numpy(np.array(data.grid[frame])), here, self.stride)
+        positions = np.empty((len(self), *start.shape), np.float32)
+        visible = np.zeros(positions.shape[:2], bool)
+        # Outwards from the frame: the neighbour's answer is the best first guess.
+        for order in (range(frame, len(self)), range(frame - 1, -1, -1)):
+            guess = here
+            for t in order:
+                guess, error = find_pixels(torch.from_numpy(np.array(data.grid[t])), self.stride, targets, guess)
+                positions[t] = guess.numpy()
+                inside = ((positions[t] >= -0.5) & (positions[t] <= last + 0.5)).all(axis=-1)
+                weight = remap_points(self.weights(t)[k][..., None], positions[t])[:, 0]
+                visible[t] = inside & (weight > 0.5) & (error.numpy() < 0.5)
+        positions[frame] = start
+        return positions, visible
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fit; see :func:`canon.fit_folder.save_fit`."""
+        from canon.fit_folder import save_fit
+
+        save_fit(self, Path(folder))
+
+    @property
+    def whole(self) -> Box:
+        """The box of the whole frame."""
+        return slice(0, self.size[0]), slice(0, self.size[1])
+
+    def index(self, t: int) -> int:
+        """Frame number with negative ones counted from the end.
+
+        Raises:
+            IndexError: there is no such frame.
+        """
+        if not -len(self) <= t < len(self):
+            raise IndexError(f"The clip has {len(self)} frames; there is no frame {t}.")
+        return int(t) % len(self)
+
+
+def nonzero_box(image: np.ndarray) -> Box | None:
+    """The smallest box around the nonzero pixels of [H, W], or None when there are none."""
+    rows = np.flatnonzero(cv2.reduce(image, 1, cv2.REDUCE_MAX).ravel())
+    if len(rows) == 0:
+        return None
+    columns = np.flatnonzero(cv2.reduce(image[rows[0] : rows[-1] + 1], 0, cv2.REDUCE_MAX).ravel())
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _check(fit: Fit) -> None:
+    names = [layer.name for layer in fit.baked]
+    # Names become file names, and case does not tell files apart everywhere.
+    if not names or len({name.lower() for name in names}) < len(names):
+        raise InputError(f"A fit needs layers with distinct names, and these are {names}.")
+    if min(fit.stride, fit.light_stride) < 1:
+        raise InputError(f"The strides of a fit are {fit.stride} and {fit.light_stride}; give at least 1.")
+    count, size = len(fit.clip), fit.clip.size
+    for layer in fit.baked:
+        if not re.fullmatch(r"\w[\w .+-]*", layer.name):
+            raise InputError(f"The layer name '{layer.name}' cannot be a file name; use letters, digits, '-' and '_'.")
+        if (layer.opacity is None) != (layer is fit.baked[-1]):
+            raise InputError(f"Layer '{layer.name}': every layer but the last needs opacity, and the last has none.")
+        wanted: dict[str, tuple[tuple[int, ...], type]] = {
+            "color": ((*layer.color.shape[:2], 3), np.float32),
+            "coverage": (layer.color.shape[:2], np.float32),
+            "grid": ((count, *grid_size(size, fit.stride), 2), np.float32),
+            "lighting": ((count, *grid_size(size, fit.light_stride), 3), np.float32),
+            "opacity": ((count, *size), np.uint8),
+        }
+        for key, (shape, dtype) in wanted.items():
+            array = getattr(layer, key)
+            if array is not None and (array.shape != shape or array.dtype != dtype or 0 in array.shape):
+                seen, right = f"{array.dtype} {list(array.shape)}", f"{np.dtype(dtype)} {list(shape)}"
+                raise InputError(f"The {key} of layer '{layer.name}' is {seen} instead of {right}.")

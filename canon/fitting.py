@@ -1,0 +1,80 @@
+"""Fitting a clip: the one function that every caller uses."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from canon import registry
+from canon.clip import Clip
+from canon.errors import InputError
+from canon.fits import Fit
+from canon.runtime import peak_memory_mib, tune_allocator
+
+
+def no_progress(stage: str, done: float, figures: Mapping[str, float]) -> None:
+    """Says nothing."""
+
+
+def fit(
+    clip: Clip,
+    representation: str = "atlas",
+    *,
+    preset: str = "balanced",
+    solver: str = "default",
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    workspace: str | Path | None = None,
+    progress: registry.Progress = no_progress,
+    **options: Any,
+) -> Fit:
+    """Fit a representation to a clip, once; every edit then uses it.
+
+    Args:
+        representation: a registered name; ``canon edit --list`` and :func:`canon.registry.names` list them.
+        preset: fast, balanced or quality.
+        device: torch device; None takes CUDA where there is one.
+        seed: of everything random; the same seed gives the same fit.
+        workspace: folder where an interrupted run can be taken up again; None = a temporary one.
+        progress: told the stage, the share that is done, and figures such as PSNR.
+        options: further fields of the representation's config.
+
+    Raises:
+        InputError: an option is unknown or out of range, or the clip cannot be fitted.
+    """
+    kind = registry.representation(representation)
+    config = registry.make_config(kind.Config, {"preset": preset, "solver": solver, **options})
+    chosen = _device(device)
+    tune_allocator()
+    begin = time.perf_counter()
+    if workspace is not None:
+        return _fit(kind(), clip, config, Path(workspace), chosen, seed, progress, begin)
+    with tempfile.TemporaryDirectory(prefix="canon-fit-") as folder:
+        # Arrays mapped from the folder stay readable after it is removed, as long as the fit lives.
+        return _fit(kind(), clip, config, Path(folder), chosen, seed, progress, begin)
+
+
+def _fit(
+    kind: registry.Representation, clip: Clip, config: Any, workspace: Path, device: torch.device, seed: int, progress: registry.Progress, begin: float
+) -> Fit:
+    found = kind.fit(clip, config, workspace=workspace, device=device, seed=seed, progress=progress)
+    found.stats["seconds_total"] = round(time.perf_counter() - begin, 3)
+    found.stats["peak_mib"] = round(peak_memory_mib(), 1)
+    found.stats["device"] = str(device)
+    return found
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device '{device}' cannot be used here; choose cpu, or cuda where PyTorch finds a GPU.") from error
+    return chosen

@@ -1,0 +1,69 @@
+"""Colour, exposure and hue of one layer; all of the source's detail stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from canon.edits import Delta, Edit, Provenance, Step, fits_canvas
+from canon.errors import InputError
+from canon.registry import Editor
+
+if TYPE_CHECKING:
+    from canon.fits import Fit
+
+
+@dataclass
+class GradeConfig:
+    """Change the colours of a layer."""
+
+    layer: str | None = None
+    """Layer to grade; none takes the front-most."""
+    exposure: float = 0.0
+    """Stops, in linear light: 1 = twice as bright."""
+    hue: float = 0.0
+    """Degrees by which hues turn; 120 turns red to green."""
+    saturation: float = 1.0
+    """0 = grey, 1 = unchanged, 2 = twice as colourful."""
+    contrast: float = 1.0
+    """Factor about middle grey."""
+    temperature: float = 0.0
+    """From -1 (bluer) to 1 (warmer)."""
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Factors for red, green and blue."""
+    mask: str | None = None
+    """Image of the canvas's aspect whose brightness says how much applies where; none = everywhere."""
+
+
+class Grade(Editor):
+    """Grades one layer; see :class:`GradeConfig`."""
+
+    Config = GradeConfig
+
+    def __call__(self, fit: Fit, config: GradeConfig) -> Edit:
+        """The grade.
+
+        Raises:
+            InputError: unknown layer, a value out of range, or a mask that cannot be read or has another aspect.
+        """
+        layer = fit.layer(config.layer or fit.layers[0])
+        mask = None if config.mask is None else _read_mask(config.mask, layer.name, layer.canvas_size)
+        numbers = {name: getattr(config, name) for name in Delta().parameters}
+        provenance = Provenance.now("grade", config, [config.mask] if config.mask is not None else [])
+        return Edit([Step(layer.name, Delta(**numbers, mask=mask), provenance)], fit.id)
+
+
+def _read_mask(path: str, layer: str, canvas: tuple[int, int]) -> np.ndarray:
+    from pathlib import Path
+
+    from canon.storage import read_image, to_float
+
+    image = to_float(read_image(Path(path)))
+    if not fits_canvas((image.shape[0], image.shape[1]), canvas):
+        seen, wanted = f"{image.shape[1]}x{image.shape[0]}", f"{canvas[1]}x{canvas[0]}"
+        raise InputError(f"The mask '{path}' is {seen} and the canvas of '{layer}' {wanted}; keep the aspect ratio.")
+    brightness = image[..., :3].mean(axis=-1)
+    # A mask drawn on transparency means: nothing where nothing was drawn.
+    return np.asarray(brightness * image[..., 3] if image.shape[2] == 4 else brightness)

@@ -1,0 +1,47 @@
+"""Paint from any paint program: an edited canvas, a picture laid over it, or an edited frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from canon.registry import Editor
+
+if TYPE_CHECKING:
+    from canon.edits import Edit
+    from canon.fits import Fit
+
+
+@dataclass
+class PaintConfig:
+    """Change a canonical image, or one frame, by hand."""
+
+    image: Any
+    """The painted image: a file (PNG, TIFF, ...); in Python also an array [h, w, 3 or 4], uint8, uint16 or 0..1."""
+    layer: str | None = None
+    """Layer that was painted on; none takes the front-most, or with a frame every layer that the paint falls on."""
+    overlay: bool = False
+    """The image is not a changed canonical image but paint on transparency that is put on top of it."""
+    frame: int | None = None
+    """The image is this frame, changed: what differs from the source is carried to all other frames."""
+
+
+class Paint(Editor):
+    """Paints on a layer; see :class:`PaintConfig`.
+
+    A changed canonical image is compared with the exported one (8 bits): texels that are equal within one level are
+    unedited, the others cover the source. It may be smaller or larger, of the same aspect. What was erased counts as
+    unedited (see the editor "remove").
+    """
+
+    Config = PaintConfig
+
+    def __call__(self, fit: Fit, config: PaintConfig) -> Edit:
+        """The edit.
+
+        Raises:
+            InputError: unknown layer, an image that cannot be read, or one of another aspect or size.
+        """
+        from canon.editors.painting import paint
+
+        return paint(fit, config)

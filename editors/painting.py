@@ -1,0 +1,199 @@
+"""What the paint editor does: finding what was painted, and pulling a painted frame back into the canvas."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from canon.coordinates import grid_nodes
+from canon.editors.paint import PaintConfig
+from canon.edits import Edit, Over, Provenance, Step, fits_canvas
+from canon.errors import InputError
+from canon.fits import Fit, nonzero_box
+from canon.grids import find_pixels, level_of_detail
+from canon.sampling import mip_levels, pyramid, sample_mip_points
+from canon.storage import read_image, to_float, to_uint8
+
+log = logging.getLogger("canon")
+
+_SAME = 1
+"""Levels of 255 within which a texel counts as unedited."""
+_RIM = 4
+"""Pixels of a soft edge that go with the paint on the solid part beside it."""
+_SAME_RESIZED = 3
+"""The same for an image that was resized on the way: paint programs round differently."""
+
+
+def paint(fit: Fit, config: PaintConfig) -> Edit:
+    """The edit that a :class:`PaintConfig` asks for; see :class:`canon.editors.paint.Paint`."""
+    image = read_rgba(config.image)
+    files = [config.image] if isinstance(config.image, str | Path) else []
+    provenance = Provenance.now("paint", config, files)
+    if config.frame is not None:
+        if config.overlay:
+            raise InputError("An image is an overlay of the canvas or an edited frame, not both; drop one option.")
+        found = _from_frame(fit, config, image)
+    else:
+        name = config.layer or fit.layers[0]
+        found = [(name, _overlay(fit, name, image) if config.overlay else _replacement(fit, name, image))]
+    steps = [Step(name, operation, provenance) for name, operation in found if (operation.rgba[..., 3] > 0).any()]
+    if not steps:
+        log.warning("nothing differs in the painted image, so the edit is empty")
+    return Edit(steps, fit.id)
+
+
+def read_rgba(image: object) -> np.ndarray:
+    """An image file or array as float32 [h, w, 3 or 4] in 0..1; grey becomes RGB.
+
+    Raises:
+        InputError: unreadable, or not an image.
+    """
+    if isinstance(image, str | Path):
+        values = read_image(Path(image))
+    else:
+        values = np.asarray(image)
+    values = values[..., None] if values.ndim == 2 else values
+    kinds = (np.uint8, np.uint16, np.float32, np.float64)
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape or values.dtype not in kinds:
+        raise InputError(f"A painted image must be [h, w, 3 or 4], not {values.dtype} {list(values.shape)}.")
+    values = to_float(values)
+    return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
+
+
+def _check_aspect(fit: Fit, name: str, image: np.ndarray) -> None:
+    canvas = fit.layer(name).canvas_size
+    if not fits_canvas((image.shape[0], image.shape[1]), canvas):
+        seen, wanted = f"{image.shape[1]}x{image.shape[0]}", f"{canvas[1]}x{canvas[0]}"
+        raise InputError(f"The painted image is {seen} and the canvas of '{name}' {wanted}; keep the aspect ratio.")
+
+
+def _overlay(fit: Fit, name: str, image: np.ndarray) -> Over:
+    _check_aspect(fit, name, image)
+    if image.shape[2] != 4:
+        raise InputError("An overlay needs transparency (RGBA); paint on a transparent layer and export that.")
+    return Over(image)
+
+
+def _replacement(fit: Fit, name: str, image: np.ndarray) -> Over:
+    """Where a changed canonical image differs from the exported one, as opaque paint."""
+    _check_aspect(fit, name, image)
+    exported = to_uint8(fit.canonical(name).rgba)
+    painted = to_uint8(image)
+    size = (image.shape[0], image.shape[1])
+    same = np.zeros(size, bool)
+    for reference in _resized(exported, size):
+        tolerance = _SAME if exported.shape[:2] == size else _SAME_RESIZED
+        for look in _flattened(reference, with_alpha=image.shape[2] == 4):
+            difference = cv2.absdiff(painted, look)
+            same |= difference.max(axis=-1) <= tolerance
+    known = cv2.resize(exported[..., 3], size[::-1], interpolation=cv2.INTER_AREA)
+    alpha = np.where(same, 0.0, 1.0).astype(np.float32)
+    if image.shape[2] == 4:
+        erased = (image[..., 3] == 0) & ~same
+        if (erased & (known > 0)).any():
+            log.warning("what was erased from '%s' stays as it was; the editor 'remove' takes a layer away", name)
+        alpha[image[..., 3] == 0] = 0
+        # Beyond the layer's rim a brush may be soft; on the layer itself paint covers.
+        beyond = ~same & (known == 0)
+        alpha[beyond] = image[..., 3][beyond]
+    return Over(np.dstack([image[..., :3], alpha]))
+
+
+def _resized(exported: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+    """The exported canvas as the usual ways of resizing an image would give it."""
+    if exported.shape[:2] == size:
+        return [exported]
+    methods = [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_AREA]
+    return [cv2.resize(exported, size[::-1], interpolation=method) for method in methods]
+
+
+def _flattened(reference: np.ndarray, with_alpha: bool) -> list[np.ndarray]:
+    """What an untouched canvas may look like after a paint program: as it is, or flattened onto white or black."""
+    rgb, alpha = reference[..., :3], reference[..., 3:]
+    if with_alpha:
+        # Many programs forget colours where nothing is to be seen.
+        cleared = np.where(alpha == 0, np.uint8(0), reference)
+        white = np.dstack([np.where(alpha == 0, np.uint8(255), rgb), alpha])
+        return [reference, cleared, white]
+    share = alpha.astype(np.float32) / 255
+    over = [to_uint8((rgb * share + ground * (1 - share)) / 255) for ground in (0.0, 255.0)]
+    return [np.ascontiguousarray(rgb), *over]
+
+
+# --- a painted frame ---
+
+
+def _from_frame(fit: Fit, config: PaintConfig, image: np.ndarray) -> list[tuple[str, Over]]:
+    assert config.frame is not None
+    if not -len(fit) <= config.frame < len(fit):
+        raise InputError(f"There is no frame {config.frame}; the clip has frames 0 to {len(fit) - 1}.")
+    t = fit.index(config.frame)
+    if image.shape[:2] != fit.size:
+        seen, wanted = f"{image.shape[1]}x{image.shape[0]}", f"{fit.size[1]}x{fit.size[0]}"
+        raise InputError(f"The painted frame is {seen} and the clip {wanted}; paint on the frame at its own size.")
+    difference = cv2.absdiff(to_uint8(image[..., :3]), np.asarray(fit.clip.frames[t]))
+    changed = difference.max(axis=-1) > _SAME
+    if image.shape[2] == 4:
+        changed &= image[..., 3] > 0
+    found = []
+    for name in [fit.layer(config.layer).name] if config.layer is not None else fit.layers:
+        weight = fit.coordinates(t, name)[1]
+        area = changed & (weight > 0)
+        if config.layer is None:
+            # Soft edges show two layers. Each gets its share only where the paint falls on its solid part, too: a
+            # stroke beside the swan must not tint the swan's rim.
+            solid = (changed & (weight > 0.9)).astype(np.uint8)
+            area &= cv2.dilate(solid, np.ones((2 * _RIM + 1, 2 * _RIM + 1))) > 0
+        if area.any():
+            found.append((name, pull_back(fit, name, t, image[..., :3], area)))
+    return found
+
+
+def pull_back(fit: Fit, name: str, t: int, image: np.ndarray, area: np.ndarray) -> Over:
+    """Colours of a part of one frame as paint on a layer's canvas.
+
+    Args:
+        image: float32 [H, W, 3] in 0..1, as it is to look in frame ``t``; the lighting there is divided out.
+        area: bool [H, W], nonempty: the part. The paint's edge is antialiased.
+    """
+    layer, uv = fit.layer(name), fit.coordinates(t, name)[0]
+    alpha = area.astype(np.float32)[..., None]
+    rgba = np.concatenate([image / np.maximum(fit.lighting(t, name), 1e-3) * alpha, alpha], axis=-1)
+    height, width = layer.canvas_size
+    canvas = np.zeros((height, width, 4), np.float32)
+    low = np.maximum(np.floor(uv[area].min(axis=0)).astype(int) - 2, 0)
+    high = np.minimum(np.ceil(uv[area].max(axis=0)).astype(int) + 3, [width, height])
+    ys, xs = np.mgrid[low[1] : high[1], low[0] : high[0]]
+    targets = np.stack([xs, ys], axis=-1).reshape(-1, 2).astype(np.float32)
+    if len(targets) == 0:
+        return Over(canvas)
+    pixels, error = _pixels_of(fit, name, t, targets, area)
+    # Texels larger than a pixel average the pixels that they cover.
+    lod = level_of_detail(1.0 / max(fit.texels(t, name), 1e-3))
+    found = sample_mip_points(pyramid(rgba, mip_levels(lod)), pixels, lod)
+    last = np.array([fit.size[1] - 1, fit.size[0] - 1], np.float32)
+    found[((pixels < -0.5) | (pixels > last + 0.5)).any(axis=-1) | (error > 0.5)] = 0
+    found[:, :3] /= np.maximum(found[:, 3:], 1e-6)
+    canvas[low[1] : high[1], low[0] : high[0]] = found.reshape(*xs.shape, 4)
+    return Over(canvas)
+
+
+def _pixels_of(fit: Fit, name: str, t: int, targets: np.ndarray, area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where texels [N, 2] lie in frame ``t``, and the error of that in texels."""
+    grid = torch.from_numpy(np.array(fit.layer(name).grid[t]))
+    box = nonzero_box(area.astype(np.uint8))
+    assert box is not None
+    nodes = grid_nodes(fit.size, fit.stride).numpy()
+    # First guess: the affine map that fits the painted part best.
+    near = np.ones(nodes.shape[:2], bool)
+    for axis, part in ((0, box[1]), (1, box[0])):
+        near &= (nodes[..., axis] > part.start - fit.stride) & (nodes[..., axis] < part.stop + fit.stride)
+    design = np.concatenate([grid.numpy()[near], np.ones((int(near.sum()), 1))], axis=1)
+    affine = np.linalg.lstsq(design, nodes[near], rcond=None)[0]
+    start = np.concatenate([targets, np.ones((len(targets), 1))], axis=1) @ affine
+    found, error = find_pixels(grid, fit.stride, torch.from_numpy(targets), torch.from_numpy(start.astype(np.float32)))
+    return found.numpy(), error.numpy()

@@ -1,0 +1,181 @@
+"""The default solver of the layered atlas: motion first, canvases in closed form, then a short joint refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from canon.coordinates import apply_homography, grid_nodes
+from canon.grids import jacobian
+from canon.representations.motion.flow import Flow
+from canon.representations.motion.homography import CameraMotion
+from canon.representations.motion.masks import LayerMasks
+from canon.representations.solve.canvas import back_project, robust_canvas
+from canon.representations.solve.layers import Layer, Problem
+from canon.representations.solve.lighting import estimate_lighting
+from canon.representations.solve.opacity import refine_opacity
+from canon.representations.solve.register import RegisterOptions, refresh_detail, refresh_references, register_all
+from canon.representations.solve.tracking import chain_layer, choose_keyframe, new_layer, place_canvas, register_outward
+from canon.storage import create_array, open_array, open_arrays, write_arrays
+
+BACKGROUND = "background"
+MATTE_BAND = 4
+_SEEN_PIXELS = 24
+"""A layer with fewer solid pixels than this is not there in a frame."""
+_TRACKING = RegisterOptions(noise=0.05, membrane=4.0, temporal=1.0, robust=0.1, limit=2.0, brightness=1.0)
+_MAX_CANVAS = 40_000_000
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the refinement: ``kind`` is register, opacity or project; ``level`` the pyramid level it works on."""
+
+    kind: str
+    level: int = 0
+    light: bool = False
+
+
+def _registrations(level: int, count: int) -> list[Step]:
+    return [Step("register", level, light=i % 2 == 0) for i in range(count)]
+
+
+SCHEDULES: dict[str, list[Step]] = {
+    "fast": [*_registrations(1, 3), Step("opacity"), Step("project")],
+    "balanced": [*_registrations(1, 6), Step("opacity"), *_registrations(0, 4), Step("opacity"), Step("project"), Step("project")],
+    "quality": [*_registrations(1, 10), Step("opacity"), *_registrations(0, 10), Step("opacity"), *[Step("project")] * 4],
+}
+TRACKING_LEVELS: dict[str, tuple[int, ...]] = {"fast": (1,), "balanced": (2, 1, 1), "quality": (2, 1, 1, 0)}
+
+
+def presence(mask: np.ndarray) -> np.ndarray:
+    """Whether a layer is seen in each frame: uint8 [T, H, W] -> bool [T]."""
+    return np.array([int((np.asarray(plane) > 127).sum()) >= _SEEN_PIXELS for plane in mask])
+
+
+def start(
+    frames: np.ndarray, masks: list[LayerMasks], flow: Flow, camera: CameraMotion, stride: int, scale: float, preset: str, device: torch.device
+) -> Problem:
+    """First coordinates and canvases of all layers: homographies behind, tracked layers in front."""
+    problem = Problem(frames, [], [mask.values for mask in masks], stride, device)
+    count = len(frames)
+    problem.layers = [new_layer(problem, mask.name, presence(mask.values)) for mask in masks]
+    problem.layers.append(new_layer(problem, BACKGROUND, np.ones(count, bool)))
+    last = len(masks)
+    _place_background(problem, last, camera, scale)
+    robust_canvas(problem, last, erode=5, scales=(None, 0.1) if preset == "fast" else (None, 0.15, 0.07))
+    for i, mask in enumerate(masks):
+        keyframe = choose_keyframe(np.array([int((np.asarray(plane) > 127).sum()) for plane in mask.values]))
+        chain_layer(problem, i, flow, keyframe)
+        refresh_detail(problem)
+        register_outward(problem, i, flow, keyframe, _TRACKING, TRACKING_LEVELS[preset])
+        robust_canvas(problem, i, erode=1, scales=(0.15,) if preset == "fast" else (None, 0.15))
+    refresh_detail(problem)
+    return problem
+
+
+def _place_background(problem: Problem, index: int, camera: CameraMotion, scale: float) -> None:
+    layer = problem.layers[index]
+    nodes = grid_nodes(problem.size, problem.stride, problem.device)
+    flat = nodes.reshape(-1, 2)
+    for t, matrix in enumerate(camera.to_reference):
+        found = apply_homography(torch.from_numpy(matrix).float().to(problem.device), flat)
+        layer.grid[t] = found.reshape(nodes.shape)
+    if not scale:
+        # Fine enough for the frames that zoom in: the canvas must not lose what they show.
+        dets = torch.stack([jacobian(layer.grid[t], problem.stride).det().abs().median() for t in range(problem.count)])
+        scale = float((1.0 / torch.quantile(dets.sqrt(), 0.15)).clamp(1.0, 1.5))
+    extent = (layer.grid.amax((0, 1, 2)) - layer.grid.amin((0, 1, 2))).double()
+    area = float(extent.prod()) * scale**2
+    if area > _MAX_CANVAS:
+        scale *= (_MAX_CANVAS / area) ** 0.5
+    place_canvas(problem, index, scale)
+    layer.reference = layer.grid.clone()
+
+
+def refine(
+    problem: Problem, masks: list[LayerMasks], flow: Flow, preset: str, lighting: bool, folder: Path, report: Callable[[float, float], None]
+) -> None:
+    """Run the preset's schedule, saving the state after every step so that an interrupted run goes on where it was.
+
+    Args:
+        folder: of the saved state.
+        report: called with the share that is done and the PSNR (dB) before the last step.
+    """
+    schedule = SCHEDULES[preset]
+    done = restore(problem, folder)
+    for index in range(done, len(schedule)):
+        step = schedule[index]
+        error = _run(problem, step, masks, flow, lighting, folder, index)
+        save_state(problem, folder, index + 1)
+        report((index + 1) / len(schedule), -10.0 * float(np.log10(max(error, 1e-10))) if error else float("nan"))
+
+
+def _run(problem: Problem, step: Step, masks: list[LayerMasks], flow: Flow, lighting: bool, folder: Path, index: int) -> float:
+    if step.kind == "opacity":
+        if not masks:
+            return 0.0
+        targets = [create_array(folder / f"opacity-{index}-{mask.name}.npy", mask.values.shape, np.uint8) for mask in masks]
+        refine_opacity(problem, [mask.values for mask in masks], list(targets), MATTE_BAND)
+        return 0.0
+    if lighting and (step.light or step.kind == "project"):
+        estimate_lighting(problem)
+    if step.kind == "register":
+        register_all(problem, flow if problem.count > 1 else None, step.level, RegisterOptions())
+        refresh_references(problem, list(range(len(masks))))
+        refresh_detail(problem)
+    return back_project(problem, step.level)
+
+
+def save_state(problem: Problem, folder: Path, done: int) -> None:
+    """Everything that a later step depends on, in one atomic file."""
+    arrays: dict[str, np.ndarray] = {}
+    for layer in problem.layers:
+        for name in ("grid", "reference", "color", "coverage", "lighting"):
+            arrays[f"{layer.name}/{name}"] = getattr(layer, name).cpu().numpy()
+        arrays[f"{layer.name}/detail"] = layer.detail
+    opacity = [str(getattr(planes, "filename", "") or "") for planes in problem.opacity]
+    names = {f"opacity{i}": Path(name).name if Path(name).parent == folder else "" for i, name in enumerate(opacity)}
+    write_arrays(folder / "state.safetensors", arrays, {"done": str(done), **names})
+
+
+def restore(problem: Problem, folder: Path) -> int:
+    """Load what :func:`save_state` wrote, if anything; returns the number of steps done."""
+    path = folder / "state.safetensors"
+    if not path.exists():
+        return 0
+    arrays = open_arrays(path)
+    metadata = read_metadata(path)
+    for layer in problem.layers:
+        load = {name: _tensor(arrays[f"{layer.name}/{name}"], problem) for name in ("grid", "reference", "color", "coverage", "lighting")}
+        layer.grid, layer.reference, layer.lighting = load["grid"], load["reference"], load["lighting"]
+        layer.detail = np.array(arrays[f"{layer.name}/detail"])
+        layer.set_canvas(load["color"], load["coverage"])
+    for i in range(len(problem.opacity)):
+        if metadata[f"opacity{i}"]:
+            problem.opacity[i] = open_array(folder / metadata[f"opacity{i}"])
+    return int(metadata["done"])
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a .safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return dict(file.metadata() or {})
+
+
+def _tensor(array: np.ndarray, problem: Problem) -> Tensor:
+    return torch.from_numpy(np.array(array)).to(problem.device)
+
+
+def empty_problem(frames: np.ndarray, masks: list[LayerMasks], stride: int, device: torch.device) -> Problem:
+    """A problem whose layers are at rest, to :func:`restore` into."""
+    problem = Problem(frames, [], [mask.values for mask in masks], stride, device)
+    problem.layers = [new_layer(problem, mask.name, presence(mask.values)) for mask in masks]
+    problem.layers.append(new_layer(problem, BACKGROUND, np.ones(len(frames), bool)))
+    return problem

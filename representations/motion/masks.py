@@ -1,0 +1,126 @@
+"""The layers' masks: from the user, propagated from some frames, a box or a scribble, or found by motion."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from canon.clip import Clip
+from canon.errors import InputError
+from canon.representations.motion.flow import Flow
+from canon.representations.motion.homography import estimate_camera
+from canon.representations.motion.propagation import enlarge, mask_from_box, mask_from_scribble, propagate, trim
+from canon.representations.motion.segmentation import Evidence, gather_evidence, moving_object
+from canon.storage import create_array, read_image
+
+log = logging.getLogger("canon")
+
+
+@dataclass(frozen=True)
+class MaskPrompt:
+    """How to find a foreground in a clip that brings no masks.
+
+    Attributes:
+        frame: the frame that box or scribble belong to.
+        box: x, y, width, height in pixels.
+        scribble: an image of the frame's size: white = object, black = not, gray = unknown.
+        search: whether to look for what moves when there is neither.
+    """
+
+    frame: int = 0
+    box: tuple[int, int, int, int] | None = None
+    scribble: Path | None = None
+    search: bool = True
+
+
+@dataclass(frozen=True)
+class LayerMasks:
+    """A layer's mask in every frame, uint8 [T, H, W], and in one sentence where it comes from."""
+
+    name: str
+    values: np.ndarray
+    origin: str
+
+
+def resolve_masks(clip: Clip, flow: Flow, prompt: MaskPrompt, folder: Path, seed: int) -> list[LayerMasks]:
+    """Masks of all layers but the background, front to back, written to ``folder`` as NAME.npy.
+
+    Raises:
+        InputError: box, scribble or prompt frame do not fit the clip.
+    """
+    found = []
+    for name, given in clip.masks.items():
+        out = create_array(folder / f"{name}.npy", clip.frames.shape[:3], np.uint8)
+        if given.complete(len(clip)):
+            for t in range(len(clip)):
+                out[t] = _soften(np.asarray(given.get(t)))
+            found.append(LayerMasks(name, out, f"'{name}': the masks that were given"))
+        else:
+            known = {t: _soften(np.asarray(given.get(t))) for t in given.indices}
+            _propagate_with_evidence(clip, flow, known, out, seed)
+            frames = ", ".join(map(str, sorted(known)[:5])) + ("..." if len(known) > 5 else "")
+            found.append(LayerMasks(name, out, f"'{name}': propagated from the mask of frame {frames}"))
+    if not found:
+        found = _prompted(clip, flow, prompt, folder, seed)
+    for layer in found:
+        log.info("mask of %s", layer.origin)
+    return found
+
+
+def _soften(mask: np.ndarray) -> np.ndarray:
+    """Antialias a hard mask; leave a soft one as it is."""
+    hard = np.isin(mask, (0, 255)).all()
+    return cv2.GaussianBlur(mask, (0, 0), 0.7) if hard else mask
+
+
+def _prompted(clip: Clip, flow: Flow, prompt: MaskPrompt, folder: Path, seed: int) -> list[LayerMasks]:
+    if not 0 <= prompt.frame < len(clip):
+        raise InputError(f"Frame {prompt.frame} does not exist: the clip has frames 0 to {len(clip) - 1}.")
+    image = np.asarray(clip.frames[prompt.frame])
+    if prompt.scribble is not None:
+        scribble = read_image(prompt.scribble)
+        start, how = mask_from_scribble(image, scribble[..., : min(3, scribble.shape[2])].mean(-1).astype(np.uint8)), "the scribble"
+    elif prompt.box is not None:
+        start, how = mask_from_box(image, prompt.box), f"the box {prompt.box}"
+    elif prompt.search and len(clip) > 1:
+        return _searched(clip, flow, folder, seed)
+    else:
+        return []
+    out = create_array(folder / "foreground.npy", clip.frames.shape[:3], np.uint8)
+    _propagate_with_evidence(clip, flow, {prompt.frame: _soften(start)}, out, seed)
+    return [LayerMasks("foreground", out, f"'foreground': found from {how} on frame {prompt.frame}, propagated")]
+
+
+def _propagate_with_evidence(clip: Clip, flow: Flow, known: dict[int, np.ndarray], out: np.ndarray, seed: int) -> None:
+    """Carried by colour and flow first; then again with what moves against the background that this reveals."""
+    propagate(clip.frames, flow, known, out)
+    if len(clip) < 3:
+        return
+    lattice = (flow.forward.shape[2], flow.forward.shape[1])
+    around = np.stack([cv2.dilate(cv2.resize(m, lattice, interpolation=cv2.INTER_AREA), np.ones((9, 9), np.uint8)) for m in out])
+    evidence = _evidence(clip, flow, 255 - around, seed)
+    propagate(clip.frames, flow, known, out, evidence)
+
+
+def _evidence(clip: Clip, flow: Flow, background: np.ndarray, seed: int) -> Evidence:
+    camera = estimate_camera(clip.frames, flow, background, seed)
+    return gather_evidence(clip.frames, flow, camera, None)
+
+
+def _searched(clip: Clip, flow: Flow, folder: Path, seed: int) -> list[LayerMasks]:
+    everywhere = np.full((len(clip), *flow.forward.shape[1:3]), 255, np.uint8)
+    evidence = _evidence(clip, flow, everywhere, seed)
+    clearest = moving_object(evidence)
+    if clearest is None:
+        log.warning("nothing moves against the background: the clip gets one layer; give masks or a box to have more")
+        return []
+    t, rough = clearest
+    lattice = (flow.forward.shape[2], flow.forward.shape[1])
+    mask = enlarge(trim(cv2.resize(clip.frames[t], lattice, interpolation=cv2.INTER_AREA), rough), clip.size)
+    out = create_array(folder / "foreground.npy", clip.frames.shape[:3], np.uint8)
+    propagate(clip.frames, flow, {t: mask}, out, evidence, evidence.usual_counts())
+    return [LayerMasks("foreground", out, f"'foreground': found by its motion, clearest on frame {t}; look at it, and give a mask where it is wrong")]
