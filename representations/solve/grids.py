@@ -117,6 +117,7 @@ def _conjugate_gradients(
     r = right.clone() if start is None else right - apply(d)
     z = precondition(r)
     p, rz = z, (r * z).sum((1, 2, 3), keepdim=True)
+    enough = float(rz.max()) * 1e-9
     for _ in range(steps):
         q = apply(p)
         alpha = rz / (p * q).sum((1, 2, 3), keepdim=True).clamp_min(1e-20)
@@ -126,6 +127,8 @@ def _conjugate_gradients(
         rz_new = (r * z).sum((1, 2, 3), keepdim=True)
         p = z + (rz_new / rz.clamp_min(1e-20)) * p
         rz = rz_new
+        if float(rz.max()) <= enough:
+            break
     return d
 
 

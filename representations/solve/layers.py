@@ -88,7 +88,7 @@ class Problem:
 
     def frame(self, t: int, level: int = 0) -> Tensor:
         """Frame t, float32 0..1 at a pyramid level."""
-        image = torch.from_numpy(np.ascontiguousarray(self.frames[t])).to(self.device).float() / 255.0
+        image = torch.from_numpy(self.frames[t].astype(np.float32)).to(self.device) / 255.0
         return pyramid(image, level + 1)[-1]
 
     def weights(self, t: int, level: int = 0) -> list[Tensor]:
@@ -96,7 +96,7 @@ class Problem:
         through: Tensor | None = None
         found = []
         for planes in self.opacity:
-            alpha = torch.from_numpy(np.ascontiguousarray(planes[t])).to(self.device).float()[..., None] / 255.0
+            alpha = torch.from_numpy(planes[t].astype(np.float32)).to(self.device)[..., None] / 255.0
             alpha = pyramid(alpha, level + 1)[-1][..., 0]
             found.append(alpha if through is None else alpha * through)
             through = 1.0 - alpha if through is None else through * (1.0 - alpha)

@@ -37,7 +37,7 @@ def refine_opacity(problem: Problem, masks: list[np.ndarray], targets: list[np.n
 def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int, noise: float) -> list[np.ndarray]:
     lit = [problem.look(layer, t)[0] * problem.light(layer, t) if layer.present[t] else None for layer in problem.layers]
     known = [problem.look(layer, t)[1] if layer.present[t] else None for layer in problem.layers]
-    alphas = [torch.from_numpy(np.ascontiguousarray(o[t])).to(problem.device).float() / 255.0 for o in problem.opacity]
+    alphas = [torch.from_numpy(o[t].astype(np.float32)).to(problem.device) / 255.0 for o in problem.opacity]
     remaining = problem.frame(t)
     through = torch.ones_like(remaining[..., 0])
     found = []
@@ -52,7 +52,7 @@ def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int, n
         error = remaining - behind * through[..., None]
         pull = _window((error * difference).sum(-1)) / noise**2
         mass = _window(difference.square().sum(-1)) / noise**2
-        prior = torch.from_numpy(given).to(problem.device).float() / 255.0
+        prior = torch.from_numpy(given.astype(np.float32)).to(problem.device) / 255.0
         alpha = ((pull + prior) / (mass + 1.0)).clamp(0, 1)
         alpha = torch.where(seen > 0.5, alpha, prior)
         alphas[i] = _within_band(alpha, given, band)

@@ -17,10 +17,15 @@ from torch import Tensor
 from canon.coordinates import grid_nodes, pixel_grid
 from canon.grids import jacobian, level_of_detail, sample_grid, texels_per_pixel
 from canon.representations.motion.flow import FLOW_STRIDE, Flow
-from canon.representations.solve.grids import fit_affine, smoothness, solve_grid
+from canon.representations.solve.grids import fit_affine, smoothness, solve_grid, solve_scalar_grid
 from canon.representations.solve.layers import Layer, Problem
 from canon.runtime import map_frames
 from canon.sampling import halve
+
+
+Targets = tuple[Tensor, Tensor] | None
+_FRAMES_PER_SOLVE = 8
+_REFERENCE_MEMBRANE = 6.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,13 @@ def register_all(problem: Problem, flow: Flow | None, level: int, options: Regis
                 matrices[slot][t], rights[slot][t] = equations[i]
     for layer, matrix, right in zip(chosen, matrices, rights, strict=True):
         targets = flow_targets(problem, layer, flow) if flow is not None else None
-        layer.grid = layer.grid + grid_step(layer.grid, layer.reference, matrix, right, targets, options, level)
+
+        def step(part: slice, layer: Layer = layer, matrix: Tensor = matrix, right: Tensor = right, targets: Targets = targets) -> Tensor:
+            aims = None if targets is None else (targets[0][part], targets[1][part])
+            return grid_step(layer.grid[part], layer.reference[part], matrix[part], right[part], aims, options, level)
+
+        parts = [slice(t, t + _FRAMES_PER_SOLVE) for t in range(0, problem.count, _FRAMES_PER_SOLVE)]
+        layer.grid = layer.grid + torch.cat(list(map_frames(step, parts)))
 
 
 def normal_equations(
@@ -86,20 +97,25 @@ def normal_equations(
     for i, (gx, gy, known) in gradients.items():
         layer, weight = problem.layers[i], weights[i]
         w = (trust * weight * weight * (known > 0.99))[..., None]
-        wx, wy, we = w * gx, w * gy, w * residual
+        wx, wy = w * gx, w * gy
         products = [(wx * gx).sum(-1), (wx * gy).sum(-1), (wy * gy).sum(-1), (wx * residual).sum(-1), (wy * residual).sum(-1)]
-        maps = basis.gather(torch.cat([torch.stack(products, -1), wx, wy, we, w], dim=-1))
-        xx, xy, yy, xe, ye = maps[..., :5].unbind(-1)
-        sx, sy, se, n = maps[..., 5:8], maps[..., 8:11], maps[..., 11:14], (maps[..., 14] + 1e-3) / max(options.brightness, 1e-6)
-        # The mean over the window is projected out: brightness is the lighting's business.
-        xx, xy, yy = xx - (sx * sx).sum(-1) / n, xy - (sx * sy).sum(-1) / n, yy - (sy * sy).sum(-1) / n
-        xe, ye = xe - (sx * se).sum(-1) / n, ye - (sy * se).sum(-1) / n
+        sums = list(basis.gather(torch.stack(products, -1)).unbind(-1))
+        if options.brightness > 0:
+            sums = _without_brightness(basis.gather(torch.cat([wx, wy, w * residual, w], dim=-1)), sums, options.brightness)
+        xx, xy, yy, xe, ye = sums
         scale = 4.0**level / (3.0 * options.noise**2)
         pixel = 2.0**level
         found[i] = _to_canvas(
             torch.stack([xx, xy, yy]) * (scale / pixel**2), torch.stack([xe, ye]) * (scale / pixel), jacobian(layer.reference[t], problem.stride)
         )
     return found
+
+
+def _without_brightness(means: Tensor, sums: list[Tensor], share: float) -> list[Tensor]:
+    """Normal equations with (a share of) the windows' mean gradient and residual projected out, channel by channel."""
+    sx, sy, se, n = means[..., :3], means[..., 3:6], means[..., 6:9], (means[..., 9] + 1e-3) / share
+    pairs = ((sx, sx), (sx, sy), (sy, sy), (sx, se), (sy, se))
+    return [total - (a * b).sum(-1) / n for total, (a, b) in zip(sums, pairs, strict=True)]
 
 
 def central_differences(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,6 +224,17 @@ def affine_reference(grid: Tensor, weight: Tensor, nodes: Tensor) -> Tensor:
     return (torch.cat([flat, ones], 1) @ matrix).reshape(grid.shape)
 
 
+def smooth_reference(grid: Tensor, weight: Tensor, nodes: Tensor, membrane: float = _REFERENCE_MEMBRANE) -> Tensor:
+    """A grid's smooth part: affine, plus what of the rest varies over several nodes.
+
+    Smoothness is asked of the difference from this, so that a strong but smooth bend costs nothing.
+    """
+    affine = affine_reference(grid, weight, nodes)
+    rest = (weight[..., None] * (grid - affine)).permute(2, 0, 1)[None]
+    bend = solve_scalar_grid(weight[None, None].expand_as(rest), rest, membrane, steps=30)
+    return affine + bend[0].permute(1, 2, 0)
+
+
 def visible_nodes(problem: Problem, index: int, t: int) -> Tensor:
     """Share [gh, gw] of each node's window in which layer ``index`` is seen."""
     basis = problem.basis(1)
@@ -216,12 +243,17 @@ def visible_nodes(problem: Problem, index: int, t: int) -> Tensor:
 
 
 def refresh_references(problem: Problem, indices: list[int]) -> None:
-    """Fit the affine reference of non-rigid layers anew, after their grids have moved."""
+    """Fit the smooth reference of non-rigid layers anew, after their grids have moved."""
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
     for i in indices:
         layer = problem.layers[i]
-        for t in np.nonzero(layer.present)[0]:
-            layer.reference[t] = affine_reference(layer.grid[t], visible_nodes(problem, i, int(t)) + 1e-6, nodes)
+
+        def one(t: int, i: int = i, layer: Layer = layer) -> Tensor:
+            return smooth_reference(layer.grid[t], visible_nodes(problem, i, t) + 1e-6, nodes)
+
+        times = [int(t) for t in np.nonzero(layer.present)[0]]
+        for t, reference in zip(times, map_frames(one, times), strict=True):
+            layer.reference[t] = reference
 
 
 def refresh_detail(problem: Problem) -> None:

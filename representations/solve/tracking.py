@@ -37,7 +37,7 @@ def _outward(keyframe: int, present: np.ndarray) -> list[tuple[int, int]]:
     return mixed + longer[min(len(after), len(before)) :]
 
 
-def carried_grid(problem: Problem, index: int, t: int, s: int, flow: Flow, pull: float = 20.0, membrane: float = 4.0) -> tuple[Tensor, Tensor]:
+def carried_grid(problem: Problem, index: int, t: int, s: int, flow: Flow, pull: float = 20.0, membrane: float = 0.5) -> tuple[Tensor, Tensor]:
     """Grid of frame t from the one of its neighbour s through flow, and its affine reference."""
     layer = problem.layers[index]
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
@@ -106,9 +106,11 @@ def register_outward(
         layer.grid[t], layer.reference[t] = carried_grid(problem, index, t, s, flow)
         if not layer.present[t]:
             continue
+        carried = layer.grid[t : t + 1].clone()
         for level in levels:
             equations = normal_equations(problem, t, level, options, [index])[index]
-            step = grid_step(layer.grid[t : t + 1], layer.reference[t : t + 1], equations[0][None], equations[1][None], None, options, level)
+            # Smooth around what the flow says, not around a rigid motion: a bend must not be ironed out frame by frame.
+            step = grid_step(layer.grid[t : t + 1], carried, equations[0][None], equations[1][None], None, options, level)
             layer.grid[t] += step[0]
         add(t)
 

@@ -269,13 +269,14 @@ def test_coverage_is_where_frames_look(solved: tuple[NeuralResult, Trainer], mat
     assert (back.coverage == 1).any()
 
 
-def test_opacity_is_snapped_and_the_coarse_look_up_misses_nothing(solved: tuple[NeuralResult, Trainer]) -> None:
-    networks = solved[1].run.networks
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_coarse_look_up_of_opacity_misses_nothing(solved: tuple[NeuralResult, Trainer], trained: bool) -> None:
+    networks = solved[1].run.networks if trained else AtlasNetworks(2, SMALL, 1)
     fast = bake_opacity(networks, (COUNT, *SIZE), 2)
     asked = in_chunks(lambda p: networks.opacity(p).T, frame_points(pixel_grid(SIZE), 2, SIZE, COUNT))
     plain = ((asked - 0.05) / 0.9).clamp(0, 1).permute(2, 0, 1) * 255
     assert np.abs(fast - plain.numpy()).max() <= 0.51
-    assert np.isin(fast, (0, 255)).mean() > 0.5
+    assert np.isin(fast, (0, 255)).mean() > (0.5 if trained else -1)
 
 
 def weights(folder: Path) -> bytes:

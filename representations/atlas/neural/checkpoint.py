@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,8 @@ def save_run(run: Run, folder: Path, key: str, age: int) -> None:
     write_json(folder / RECORD, record)
     for old in folder.glob(_STATE.format("*")):
         if old != state:
-            old.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                old.unlink()
 
 
 def _numpy(value: Tensor) -> np.ndarray:
@@ -96,7 +98,7 @@ def load_run(run: Run, folder: Path, record: dict[str, Any]) -> bool:
             p.copy_(_tensor(arrays[f"weight.{name}"]))
             if record["age"] and id(p) in trained:
                 run.optimiser.state[p] = {
-                    "step": torch.tensor(float(record["age"])),
+                    "step": torch.tensor(float(record["age"]), device=p.device),
                     "exp_avg": _tensor(arrays[f"mean.{name}"]).to(p.device),
                     "exp_avg_sq": _tensor(arrays[f"square.{name}"]).to(p.device),
                 }

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from canon.representations.atlas.neural.options import NeuralOptions
 from canon.representations.fields.mlp import MLP
+from canon.runtime import map_frames
 
-CHUNK = 1 << 14
-"""Points that go through a network at once where no gradient is needed."""
+_CHUNK, _CORE_CHUNK = 1 << 16, 1 << 12
+"""Points that go through a network at once where no gradient is needed: on a GPU, and on one core of the CPU."""
 _SKIPS = (4, 7)
 _INPUTS = 3  # x, y, t
 
@@ -100,8 +101,15 @@ def _cells_a_side(layers: int) -> int:
     return side
 
 
-@torch.no_grad()
 def in_chunks(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     """``function`` of points [..., D], a part at a time and without gradients: [..., C]."""
-    found = torch.cat([function(part) for part in points.reshape(-1, points.shape[-1]).split(CHUNK)])
+    on_cores = points.device.type == "cpu"
+
+    def one(part: Tensor) -> Tensor:
+        # Whether gradients are kept is a setting of each thread.
+        with torch.no_grad():
+            return function(part)
+
+    parts = points.reshape(-1, points.shape[-1]).split(_CORE_CHUNK if on_cores else _CHUNK)
+    found = torch.cat(list(map_frames(one, parts) if on_cores and len(parts) > 1 else map(one, parts)))
     return found.reshape(*points.shape[:-1], *found.shape[1:])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from canon.coordinates import Size, to_square
 from canon.representations.motion.flow import Flow
-from canon.storage import create_array
+from canon.storage import create_array, explain_os_error
 
 BASE, RIGHT, DOWN, FORWARD, BACKWARD, FAR_RIGHT, FAR_DOWN = range(7)
 """The points that belong to each sample: itself, 1 px away, one frame away along the flow, and far away."""
@@ -150,7 +150,10 @@ class Sampler:
 
 def fresh_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """A new memory-mapped uint8 array; what an earlier run may still have mapped under that name is left to it."""
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
     return create_array(path, shape, np.uint8)
 
 
