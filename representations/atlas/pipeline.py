@@ -49,7 +49,7 @@ SCHEDULES: dict[str, list[Step]] = {
     "balanced": [*_registrations(1, 6), Step("opacity"), *_registrations(0, 4), Step("opacity"), Step("project"), Step("project")],
     "quality": [*_registrations(1, 10), Step("opacity"), *_registrations(0, 10), Step("opacity"), *[Step("project")] * 4],
 }
-TRACKING_LEVELS: dict[str, tuple[int, ...]] = {"fast": (1,), "balanced": (2, 1, 1), "quality": (2, 1, 1, 0)}
+TRACKING_LEVELS: dict[str, tuple[int, ...]] = {"fast": (2, 1), "balanced": (2, 1, 1), "quality": (2, 1, 1, 0)}
 
 
 def presence(mask: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from canon.representations.motion.flow import FLOW_STRIDE, Flow
 from canon.representations.solve.grids import fit_affine, smoothness, solve_grid, solve_scalar_grid
 from canon.representations.solve.layers import Layer, Problem
 from canon.runtime import map_frames
-from canon.sampling import halve
+from canon.sampling import halve, sample
 
 
 Targets = tuple[Tensor, Tensor] | None
@@ -179,10 +179,10 @@ def flow_targets(problem: Problem, layer: Layer, flow: Flow) -> tuple[Tensor, Te
 
     def one(t: int) -> tuple[int, Tensor, Tensor]:
         aim, weight = torch.zeros_like(layer.grid[0]), torch.zeros_like(layer.grid[0, ..., 0])
-        seen = problem.weights(t)[index]
         for s in (t - 1, t + 1):
             if 0 <= s < problem.count and layer.present[t] and layer.present[s]:
-                carried, sure = carry(problem, layer.grid[s], flow, t, s, seen)
+                positions, sure = carry(problem, index, flow, t, s)
+                carried = sample_grid(layer.grid[s], positions, problem.stride)
                 aim, weight = aim + carried * sure[..., None], weight + sure
         return t, aim / weight.clamp_min(1e-6)[..., None], weight * 0.5
 
@@ -191,29 +191,26 @@ def flow_targets(problem: Problem, layer: Layer, flow: Flow) -> tuple[Tensor, Te
     return aims, total
 
 
-def carry(problem: Problem, neighbour: Tensor, flow: Flow, t: int, s: int, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Grid of frame s read through the flow t -> s: canvas positions [gh, gw, 2] at t's nodes and their certainty."""
-    device = neighbour.device
-    there = torch.from_numpy(flow.between(t, s)).to(device)
-    sure = torch.from_numpy(flow.confidence(t, s)).to(device)
-    visible = halve(seen[..., None])[..., 0] if FLOW_STRIDE == 2 else seen
-    weight = (sure * visible * (visible > 0.9))[..., None]
+def carry(problem: Problem, index: int, flow: Flow, t: int, s: int) -> tuple[Tensor, Tensor]:
+    """Where the nodes of frame t lie in its neighbour s, by the flow of the layer's own pixels.
+
+    Only pixels that show the layer in both frames count: next to an occluder the flow is the occluder's.
+
+    Returns:
+        positions [gh, gw, 2] in pixels of s, and their certainty [gh, gw] in 0..1.
+    """
+    there = torch.from_numpy(flow.between(t, s)).to(problem.device)
+    sure = torch.from_numpy(flow.confidence(t, s)).to(problem.device)
+    lattice = (there.shape[0], there.shape[1])
+    here = halve(problem.weights(t)[index][..., None])
+    target = (pixel_grid(lattice, problem.device) + there / FLOW_STRIDE).contiguous()
+    seen = here[..., 0] * sample(halve(problem.weights(s)[index][..., None]), target)[..., 0]
+    weight = (sure * seen * (seen > 0.8) * (sure > 0.5))[..., None]
     basis = problem.basis(1)
-    mass = basis.gather(weight)
-    mean = basis.gather(weight * there) / mass.clamp_min(1e-4)
-    # The flow's mean belongs to the mean position of the pixels that it was taken over, not to the node.
-    nodes = grid_nodes(problem.size, problem.stride, device)
-    centre = basis.gather(weight * _lattice(there)) / mass.clamp_min(1e-4)
-    centre = torch.where(mass > 1e-3, centre, nodes)
-    carried = sample_grid(neighbour, centre + mean, problem.stride)
-    own = jacobian(neighbour, problem.stride)
-    carried = carried + torch.einsum("hwij,hwj->hwi", own, nodes - centre)
+    mass, moved = basis.gather(torch.cat([weight, weight * there], dim=-1)).split([1, 2], dim=-1)
+    nodes = grid_nodes(problem.size, problem.stride, problem.device)
     full = problem.stride**2 / FLOW_STRIDE**2
-    return carried, (mass[..., 0] / full).clamp(0, 1)
-
-
-def _lattice(flow: Tensor) -> Tensor:
-    return pixel_grid((flow.shape[0], flow.shape[1]), flow.device) * FLOW_STRIDE + (FLOW_STRIDE - 1) / 2
+    return nodes + moved / mass.clamp_min(1e-4), (mass[..., 0] / full).clamp(0, 1)
 
 
 def affine_reference(grid: Tensor, weight: Tensor, nodes: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from canon.coordinates import grid_nodes, grid_size
+from canon.grids import sample_grid
 from canon.representations.motion.flow import Flow
 from canon.representations.solve.canvas import fill_unseen, gather, interior
 from canon.representations.solve.grids import solve_grid
@@ -41,15 +42,17 @@ def carried_grid(problem: Problem, index: int, t: int, s: int, flow: Flow, pull:
     """Grid of frame t from the one of its neighbour s through flow, and its affine reference."""
     layer = problem.layers[index]
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
-    aim, sure = carry(problem, layer.grid[s], flow, t, s, problem.weights(t)[index])
+    positions, sure = carry(problem, index, flow, t, s)
     if float(sure.sum()) < 1.0:
         return layer.grid[s].clone(), layer.reference[s].clone()
-    reference = affine_reference(aim, sure + 1e-6, nodes)
+    # The motion is continued smoothly to where the layer is hidden; the coordinates there are remembered, not invented.
+    rigid = affine_reference(positions, sure + 1e-6, nodes)
     weight = pull * sure
     matrix = torch.stack([weight, torch.zeros_like(weight), weight])[None]
-    right = (weight[..., None] * (aim - reference)).permute(2, 0, 1)[None]
-    deviation = solve_grid(matrix, right, membrane, steps=60)[0].permute(1, 2, 0)
-    return reference + deviation, reference
+    right = (weight[..., None] * (positions - rigid)).permute(2, 0, 1)[None]
+    moved = rigid + solve_grid(matrix, right, membrane, steps=60)[0].permute(1, 2, 0)
+    grid = sample_grid(layer.grid[s], moved, problem.stride)
+    return grid, affine_reference(grid, visible_nodes(problem, index, t) + 1e-6, nodes)
 
 
 def chain_layer(problem: Problem, index: int, flow: Flow, keyframe: int) -> None:

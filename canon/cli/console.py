@@ -1,0 +1,95 @@
+"""What people see while they wait: a progress bar on stderr, or one line for each stage where stderr is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from canon.fits import Fit
+
+
+class FitProgress:
+    """Context manager that is called with stage, share done and figures; see :data:`canon.registry.Progress`."""
+
+    def __init__(self) -> None:
+        self._stage, self._begin = "", time.perf_counter()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
+            self._bar = Progress(*columns, *times, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("reading", total=1.0, figures="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, stage: str, done: float, figures: Mapping[str, float]) -> None:
+        """Show how far it is."""
+        if self._bar is not None:
+            more = {"figures": describe(figures)} if figures else {}
+            self._bar.update(self._task, description=stage, completed=done, **more)
+        elif stage != self._stage:
+            print(f"{time.perf_counter() - self._begin:7.1f} s  {stage}", file=sys.stderr, flush=True)
+        self._stage = stage
+
+
+def describe(figures: Mapping[str, float]) -> str:
+    """Figures for people: ``psnr 31.2 dB  loss 0.01``."""
+    units = {"psnr": " dB"}
+    finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+    return "  ".join(f"{name} {value:.4g}{units.get(name, '')}" for name, value in finite.items())
+
+
+class _Handler(logging.Handler):
+    """Prints a record; sys.stderr is looked up each time because a progress bar replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        with contextlib.suppress(OSError, ValueError):
+            print(f"note: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def warnings_to_stderr() -> Iterator[None]:
+    """While a command runs, warnings of canon go to stderr, one line each."""
+    logger, handler = logging.getLogger("canon"), _Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def shell(path: str | Path) -> str:
+    """A path as it is typed in a shell."""
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+def fit_summary(fit: Fit) -> list[str]:
+    """Lines that say what was fitted: frames, layers and canvases, where the masks came from, time and memory."""
+    sizes = ", ".join(f"{layer.name} {layer.canvas_size[1]}x{layer.canvas_size[0]}" for layer in fit.baked)
+    lines = [f"  clip       {len(fit)} frames of {fit.size[1]}x{fit.size[0]}", f"  canvases   {sizes}"]
+    lines += [f"  mask       {origin}" for origin in fit.stats.get("masks", [])]
+    if "seconds_total" in fit.stats:
+        stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in dict(fit.stats.get("seconds", {})).items())
+        peak = f", {fit.stats['peak_mib']:.0f} MiB" if "peak_mib" in fit.stats else ""
+        lines.append(f"  took       {fit.stats['seconds_total']:.1f} s ({stages}){peak}")
+    return lines

@@ -1,0 +1,81 @@
+"""``canon fit VIDEO --project DIR``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import tyro
+
+from canon import registry
+from canon.cli.arguments import given, parse
+from canon.cli.console import FitProgress, fit_summary, shell
+from canon.errors import InputError
+
+DESCRIPTION = """Fit a video, once: every edit then uses that fit. Run it again after an interruption and it goes on; run
+it again after it is done and it finds the fit. The options from --preset on are those of the representation."""
+
+
+@dataclass
+class FitArguments:
+    """Options of the command itself."""
+
+    video: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
+    """A video file, a folder of images, a glob in quotes, or a DAVIS folder."""
+    project: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    """Project folder; made if it is missing."""
+    representation: str = "atlas"
+    """What explains the video."""
+    masks: str | None = None
+    """Folder of PNGs (the foreground), folder of named sub-folders (one per layer, front to back), or one PNG for
+    frame 0. Some frames are enough."""
+    name: str | None = None
+    """Name of the fit in the project."""
+    max_frames: int | None = None
+    """Use at most so many frames."""
+    size: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="H [W]")] = None
+    """Resize frames to this height (and width)."""
+    device: str | None = None
+    """cpu or cuda; automatic without it."""
+    seed: int = 0
+    """Seed of everything random."""
+    refit: bool = False
+    """Fit again, though this fit or another one of that name is there."""
+
+
+def run(arguments: list[str]) -> int:
+    """Fit, and say where things are."""
+    representation = given(arguments, "--representation") or "atlas"
+    config_kind = registry.representation(representation).Config
+    own, config = parse("fit", DESCRIPTION, [FitArguments, config_kind], arguments)
+    size = own.size
+    if size is not None and len(size) not in (1, 2):
+        raise InputError(f"--size takes a height, or height and width, not {len(size)} numbers.")
+    options = {name: getattr(config, name) for name in asdict(config)}
+
+    from canon.project_fit import FitRequest, fit_into
+
+    request = FitRequest(
+        own.video,
+        own.representation,
+        own.name,
+        own.masks,
+        own.max_frames,
+        None if size is None else size[0] if len(size) == 1 else (size[0], size[1]),
+        own.device,
+        own.seed,
+        own.refit,
+        options,
+    )
+    with FitProgress() as progress:
+        name, fit, solved = fit_into(own.project, request, progress)
+    place = f"{own.project.rstrip('/')}/fits/{name}"
+    print(f"fitted: {place}" if solved else f"already fitted: {place} (--refit fits it again)")
+    print("\n".join(fit_summary(fit)))
+    print(f"  images     {place}/canonical/  (paint on a copy of one)")
+    print(f"  masks      {place}/masks-overview.png, {place}/masks/")
+    picture = f"{place}/canonical/{fit.layers[0]}.png"
+    print("next:")
+    print(f"  canon edit {shell(own.project)} --editor paint --name painted --layer {shell(fit.layers[0])} --image COPY_OF_{shell(picture)}")
+    print(f"  canon render {shell(own.project)} --edit painted")
+    return 0

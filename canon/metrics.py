@@ -1,0 +1,370 @@
+"""How good a fit and an edit are: reconstruction, flicker against the source's own motion, what sticks, what leaks.
+
+The functions above are pure and take arrays; :func:`evaluate` streams a fit through them, a few frames in memory.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from canon.edits import Delta, Edit, Over, resize_to
+from canon.fits import Fit
+from canon.rendering import Video, render
+from canon.runtime import map_frames
+
+BEST_PSNR = 100.0
+"""Decibels that :func:`evaluate` reports for frames without any error: files of figures hold no infinity."""
+TRACK_THRESHOLDS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Pixels; those of TAP-Vid (Doersch et al. 2022), which applies them at 256x256."""
+_SMALLEST_WINDOW = 7
+_FLOW_SIDE = 16  # DIS needs images of at least this side
+_TRACKED = 256
+
+
+# --- images ---
+
+
+def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Decibels between two images; infinite when they are equal.
+
+    Args:
+        a, b: [H, W, C], uint8 or float in 0..1.
+        where: bool [H, W]; only these pixels count, and at least one must.
+    """
+    square = (_unit(a) - _unit(b)) ** 2
+    mean = float(np.mean(square if where is None else square[where], dtype=np.float64))
+    return float("inf") if mean == 0 else float(-10 * np.log10(mean))
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity (Wang et al. 2004, with their Gaussian window) of two images, at most 1.
+
+    Args:
+        a, b: [H, W, C], uint8 or float in 0..1. Images with a side below 11 pixels are compared with a smaller window.
+    """
+    from skimage.metrics import structural_similarity
+
+    side = min(a.shape[:2])
+    # The Gaussian window is 11 wide; a box that still fits is the best that a sliver of an image allows.
+    window: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    if side < 11:
+        window = {"win_size": min(_SMALLEST_WINDOW, side if side % 2 else side - 1)}
+    if side < 3:
+        return float("nan")
+    return float(structural_similarity(_unit(a), _unit(b), data_range=1.0, channel_axis=-1, **window))
+
+
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two bool masks of one shape; 1 when both are empty."""
+    union = int(np.count_nonzero(a | b))
+    return 1.0 if union == 0 else int(np.count_nonzero(a & b)) / union
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32)
+
+
+# --- motion ---
+
+
+def source_flow(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Optical flow (DIS: Kroeger et al. 2016) between two frames, and where it can be believed.
+
+    Args:
+        a, b: uint8 [H, W, 3].
+
+    Returns:
+        flow: float32 [H, W, 2] (x, y) in pixels, from ``a`` to ``b``; 0 in images too small for DIS.
+        valid: bool [H, W], inside ``b`` and undone by the flow back (Sundaram et al. 2010): False where occluded.
+    """
+    height, width = a.shape[:2]
+    if min(height, width) < _FLOW_SIDE:
+        return np.zeros((height, width, 2), np.float32), np.ones((height, width), bool)
+    engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grays = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in (a, b)]
+    flow = np.asarray(engine.calc(grays[0], grays[1], None))
+    back = np.asarray(engine.calc(grays[1], grays[0], None))
+    xy = _moved(flow)
+    returned = cv2.remap(back, xy, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    error = ((flow + returned) ** 2).sum(axis=-1)
+    allowed = 0.01 * ((flow**2).sum(axis=-1) + (returned**2).sum(axis=-1)) + 0.5
+    inside = ((xy >= 0) & (xy <= np.array([width - 1, height - 1]))).all(axis=-1)
+    return flow, inside & (error < allowed)
+
+
+def warp_error(frame: np.ndarray, following: np.ndarray, flow: np.ndarray, valid: np.ndarray) -> float:
+    """Flicker: mean squared difference (colours 0..1) of a frame and the next one warped back (Lai et al. 2018, E_warp).
+
+    Args:
+        frame, following: uint8 [H, W, 3] or float in 0..1.
+        flow: [H, W, 2] from ``frame`` to ``following``, of the source.
+        valid: bool [H, W], where it is judged; nan if nowhere.
+    """
+    if not valid.any():
+        return float("nan")
+    warped = cv2.remap(_unit(following), _moved(flow), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return float(np.mean((_unit(frame) - warped)[valid] ** 2, dtype=np.float64))
+
+
+def _moved(flow: np.ndarray) -> np.ndarray:
+    height, width = flow.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return np.stack([x, y], axis=-1) + flow.astype(np.float32)
+
+
+# --- tracks ---
+
+
+def track_errors(
+    predicted: np.ndarray,
+    visible: np.ndarray,
+    truth: np.ndarray,
+    truth_visible: np.ndarray,
+    thresholds: Sequence[float] = TRACK_THRESHOLDS,
+) -> dict[str, float]:
+    """Point tracks against the truth, by the definitions of TAP-Vid (Doersch et al. 2022, section 3).
+
+    Args:
+        predicted, truth: [T, N, 2] positions (x, y) in pixels. Leave out the frame where the points were given.
+        visible, truth_visible: bool [T, N].
+        thresholds: pixels within which a position counts as right.
+
+    Returns:
+        median, p90: of the distance in pixels where the point is truly visible; delta: share of those within the
+        threshold, averaged over thresholds; average_jaccard: true positives over true positives, false positives and
+        false negatives, averaged over thresholds; occlusion_accuracy. All nan if no point is visible.
+    """
+    distance = np.linalg.norm(np.asarray(predicted, np.float64) - np.asarray(truth, np.float64), axis=-1)
+    visible, truth_visible = np.asarray(visible, bool), np.asarray(truth_visible, bool)
+    names = ("median", "p90", "delta", "average_jaccard", "occlusion_accuracy")
+    if not truth_visible.any():
+        return dict.fromkeys(names, float("nan"))
+    seen = distance[truth_visible]
+    deltas, jaccards = [], []
+    for threshold in thresholds:
+        near = distance < threshold
+        deltas.append(float((seen < threshold).mean()))
+        true_positives = int((near & visible & truth_visible).sum())
+        # A visible guess is wrong where the point is hidden, or elsewhere.
+        false_positives = int((visible & ~(near & truth_visible)).sum())
+        jaccards.append(true_positives / (int(truth_visible.sum()) + false_positives))
+    accuracy = float((visible == truth_visible).mean())
+    values = (np.median(seen), np.percentile(seen, 90), np.mean(deltas), np.mean(jaccards), accuracy)
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def cycle_error(fit: Fit, count: int = _TRACKED, seed: int = 0) -> float:
+    """Median distance in pixels after following points from the first frame to the last seen and back; nan if none is.
+
+    It finds maps that contradict themselves (folds, mixed-up layers), not ones that are wrong in a consistent way.
+    """
+    rng = np.random.default_rng(seed)
+    points = (rng.uniform(0, 1, (count, 2)) * [fit.size[1] - 1, fit.size[0] - 1]).astype(np.float32)
+    positions, visible = fit.track(points, 0)
+    errors = []
+    for t in sorted({len(fit) // 2, len(fit) - 1} - {0}):
+        if visible[t].any():
+            back, _ = fit.track(positions[t][visible[t]], t)
+            errors.append(np.linalg.norm(back[0] - points[visible[t]], axis=-1))
+    return float(np.median(np.concatenate(errors))) if errors else float("nan")
+
+
+# --- a whole fit ---
+
+
+def evaluate(fit: Fit, edit: Edit | Sequence[Edit] | None = None) -> dict[str, float | str]:
+    """Everything that can be measured without knowing the truth; figures that do not apply are left out.
+
+    Of the fit: ``psnr``, ``ssim`` (means over frames), ``psnr_min``, both ``_unlit`` (without the lighting term),
+    ``tracks_fb`` (:func:`cycle_error`), ``iou_LAYER`` where the clip has masks (weights above 0.5 against masks above
+    half), ``seconds``, ``seconds_STAGE`` and ``peak_mib`` of the fitting.
+
+    Of an edit, or a stack in order: ``warp_error`` (:func:`warp_error`, by the source's flow), ``warp_error_source``
+    (the same of the source, which is the floor), both again ``_inside`` the edited pixels, ``edited_share`` of pixels
+    that changed, ``changed_outside`` and ``changed_outside_mean``: largest and mean change, in levels of 255, of pixels
+    that no edit touches, which must be 0.
+
+    ``notes`` says in sentences what was left out and why.
+
+    Raises:
+        InputError: an edit does not belong to the fit.
+    """
+    figures = reconstruction(fit)
+    notes: list[str] = []
+    cycle = cycle_error(fit)
+    if np.isfinite(cycle):
+        figures["tracks_fb"] = cycle
+    figures |= mask_agreement(fit)
+    figures |= _lpips(fit, notes)
+    if edit is not None:
+        video = render(fit, edit)
+        figures |= flicker(video) | leaks(video)
+        figures |= _clip_consistency(video, notes)
+    found: dict[str, float | str] = {**figures, **_spent(fit.stats)}
+    return {**found, "notes": " ".join(notes)} if notes else found
+
+
+def reconstruction(fit: Fit) -> dict[str, float]:
+    """PSNR and SSIM of the reconstruction, with and without lighting: means over frames, and the worst frame."""
+
+    def frame(t: int) -> tuple[float, ...]:
+        source = np.asarray(fit.clip.frames[t])
+        looks = [np.clip(fit.reconstruct(t, lit), 0, 1) for lit in (True, False)]
+        return tuple(min(psnr(look, source), BEST_PSNR) for look in looks) + tuple(ssim(look, source) for look in looks)
+
+    rows = np.array(list(map_frames(frame, range(len(fit)))))
+    names = ("psnr", "psnr_unlit", "ssim", "ssim_unlit")
+    figures = {name: float(rows[:, k].mean()) for k, name in enumerate(names) if np.isfinite(rows[:, k]).all()}
+    return {**figures, "psnr_min": float(rows[:, 0].min())}
+
+
+def mask_agreement(fit: Fit) -> dict[str, float]:
+    """``iou_LAYER``: mean over the frames whose mask the clip knows."""
+    found = {}
+    for name, mask in fit.clip.masks.items():
+        if name in fit.layers:
+            k = fit.layers.index(name)
+            known = [(t, mask.get(t)) for t in mask.indices]
+            values = [mask_iou(fit.weights(t)[k] > 0.5, np.asarray(m) > 127) for t, m in known if m is not None]
+            found[f"iou_{name}"] = float(np.mean(values))
+    return found
+
+
+def flicker(video: Video) -> dict[str, float]:
+    """Warp errors of an edited video and of its source, on the whole frame and on what was edited."""
+    frames = video.fit.clip.frames
+
+    def pair(t: int) -> list[float]:
+        source = [np.asarray(frames[t]), np.asarray(frames[t + 1])]
+        edited = [video[t], video[t + 1]]
+        flow, valid = source_flow(*source)
+        inside = valid & (source[0] != edited[0]).any(axis=-1)
+        return [warp_error(*images, flow, where) for where in (valid, inside) for images in (edited, source)]
+
+    rows = np.array(list(map_frames(pair, range(len(video) - 1)))).reshape(-1, 4)
+    names = ("warp_error", "warp_error_source", "warp_error_inside", "warp_error_source_inside")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column may hold nothing but nan
+        means = np.nanmean(rows, axis=0) if len(rows) else np.full(4, np.nan)
+    return {name: float(mean) for name, mean in zip(names, means, strict=True) if np.isfinite(mean)}
+
+
+def leaks(video: Video) -> dict[str, float]:
+    """What changed where no edit touches, and how much of the video was edited at all."""
+
+    def frame(t: int) -> tuple[float, float, float, float]:
+        change = cv2.absdiff(video[t], np.asarray(video.fit.clip.frames[t])).max(axis=-1)
+        outside = change[~touched(video, t)]
+        return float(outside.max(initial=0)), float(outside.sum()), float(outside.size), float((change > 0).mean())
+
+    rows = np.array(list(map_frames(frame, range(len(video)))))
+    return {
+        "changed_outside": float(rows[:, 0].max()),
+        "changed_outside_mean": float(rows[:, 1].sum() / max(rows[:, 2].sum(), 1)),
+        "edited_share": float(rows[:, 3].mean()),
+    }
+
+
+def touched(video: Video, t: int) -> np.ndarray:
+    """Pixels of frame ``t`` that an edit may change, bool [H, W], found without the renderer's help.
+
+    A pixel is touched when a layer that is edited there is seen in it; paint counts with the texels around it that
+    filtering reads along with it, and a removal with the pixels by which it is widened.
+    """
+    fit = video.fit
+    weights = fit.weights(t)
+    found = np.zeros(fit.size, bool)
+    for edit in video.edits:
+        for step in edit.steps:
+            k = fit.layers.index(step.layer)
+            seen = weights[k] > 0
+            if isinstance(step.operation, Over | Delta):
+                area = step.operation.rgba[..., 3] if isinstance(step.operation, Over) else step.operation.mask
+                found |= seen if area is None else seen & _reached(fit, t, step.layer, area)
+            else:
+                # Whatever hides it may be soft: there the removal shows through, and its own opacity is what counts.
+                opaque = np.asarray(fit.baked[k].opacity[t]) > 0  # type: ignore[index]
+                side = 2 * step.operation.grow + 1
+                found |= cv2.dilate(opaque.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    return found
+
+
+def _reached(fit: Fit, t: int, name: str, area: np.ndarray) -> np.ndarray:
+    """Where frame ``t`` sees texels whose ``area`` (on the canvas, at any resolution) is above 0, or their neighbours."""
+    canvas = fit.layer(name).canvas_size
+    on = resize_to(np.ascontiguousarray(area, np.float32), canvas) > 0
+    coarse = max(fit.texels(t, name), canvas[0] / area.shape[0], 1.0)
+    side = 2 * int(np.ceil(2 * coarse + 1)) + 1
+    on = cv2.dilate(on.astype(np.uint8), np.ones((side, side), np.uint8))
+    uv = fit.coordinates(t, name)[0]
+    # Canvases may be wider than OpenCV's remap can address.
+    x = np.clip(np.rint(uv[..., 0]), 0, canvas[1] - 1).astype(np.int64)
+    y = np.clip(np.rint(uv[..., 1]), 0, canvas[0] - 1).astype(np.int64)
+    return on[y, x] > 0
+
+
+def _spent(stats: Mapping[str, Any]) -> dict[str, float]:
+    """``seconds``, ``seconds_STAGE`` and ``peak_mib`` as the fit noted them."""
+    stages = stats.get("seconds")
+    stages = {str(k): float(v) for k, v in stages.items()} if isinstance(stages, Mapping) else {}
+    found = {f"seconds_{name}": value for name, value in stages.items()}
+    if "seconds_total" in stats or stages:
+        found = {"seconds": float(stats.get("seconds_total", sum(stages.values()))), **found}
+    return {**found, "peak_mib": float(stats["peak_mib"])} if "peak_mib" in stats else found
+
+
+# --- measures that need learned weights, which nothing here downloads ---
+
+
+def _lpips(fit: Fit, notes: list[str]) -> dict[str, float]:
+    """LPIPS (Zhang et al. 2018, AlexNet) of the reconstruction where the package and its weights are on this machine."""
+    import importlib.util
+    from pathlib import Path
+
+    if importlib.util.find_spec("lpips") is None:
+        notes.append("lpips is left out: it needs the extra [lpips], which is not installed.")
+        return {}
+    import torch
+
+    if not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-*.pth")):
+        notes.append("lpips is left out: AlexNet's weights are not in torch's cache on this machine.")
+        return {}
+    import lpips
+
+    model = lpips.LPIPS(net="alex", verbose=False)
+
+    def tensor(image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() * 2 - 1
+
+    with torch.no_grad():
+        pairs = ((np.clip(fit.reconstruct(t), 0, 1), _unit(np.asarray(fit.clip.frames[t]))) for t in range(len(fit)))
+        return {"lpips": float(np.mean([model(tensor(a), tensor(b)).item() for a, b in pairs]))}
+
+
+def frame_consistency(embeddings: np.ndarray) -> float:
+    """Mean cosine similarity of neighbouring frames' embeddings [T, D] (Gen-1, Esser et al. 2023); nan for one frame."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return float((unit[1:] * unit[:-1]).sum(axis=-1).mean()) if len(unit) > 1 else float("nan")
+
+
+def _clip_consistency(video: Video, notes: list[str]) -> dict[str, float]:
+    """``frame_consistency_pairs`` by CLIP's image embeddings, from weights that are on this machine already."""
+    try:
+        import torch
+        from transformers import CLIPModel, CLIPProcessor
+
+        name = "openai/clip-vit-base-patch32"
+        model = CLIPModel.from_pretrained(name, local_files_only=True).eval()
+        processor = CLIPProcessor.from_pretrained(name, local_files_only=True)
+    except (ImportError, OSError):
+        notes.append("frame_consistency_pairs is left out: it needs transformers, and CLIP's weights on this machine.")
+        return {}
+    with torch.no_grad():
+        found = [model.get_image_features(**processor(images=frame, return_tensors="pt")) for frame in video]
+    value = frame_consistency(torch.cat(found).float().numpy())
+    return {"frame_consistency_pairs": value} if np.isfinite(value) else {}

@@ -1,0 +1,183 @@
+"""Fitting a video into a project: found again if it was done before, taken up if it was interrupted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canon import registry
+from canon.clip import Clip
+from canon.contact_sheet import mask_overview
+from canon.errors import InputError
+from canon.fit_folder import FIT_FILE, load
+from canon.fits import Fit
+from canon.fitting import fit, no_progress
+from canon.folders import atomic_folder
+from canon.project import PROJECT_FILE, WORK, Project
+from canon.storage import content_hash, file_digest, read_yaml, to_plain, to_uint8, write_bytes, write_image
+
+log = logging.getLogger("canon")
+
+MASKS, OVERVIEW, _DIGEST = "masks", "masks-overview.png", ".digest"
+
+
+@dataclass
+class FitRequest:
+    """What is to be fitted, and how."""
+
+    source: str | Path
+    representation: str = "atlas"
+    name: str | None = None
+    """Name in the project; None = the representation's, numbered where that is taken by a fit with other options."""
+    masks: str | Path | None = None
+    max_frames: int | None = None
+    size: int | tuple[int, int] | None = None
+    device: str | None = None
+    seed: int = 0
+    refit: bool = False
+    """Fit again although this very fit, or another one of this name, is there."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the representation's config."""
+
+
+def fit_into(folder: str | Path, request: FitRequest, progress: registry.Progress = no_progress) -> tuple[str, Fit, bool]:
+    """Fit a video into a project folder, which is made if need be.
+
+    Returns:
+        the fit's name in the project, the fit (mapped from disk), and whether it had to be solved now.
+
+    Raises:
+        InputError: bad video, masks or options; a folder that is not canon's, holds another clip, or cannot be written.
+    """
+    kind = registry.representation(request.representation)
+    config = registry.make_config(kind.Config, request.options)  # refused before anything is written
+    fresh = not (Path(folder) / PROJECT_FILE).exists()
+    project = Project.create(folder)
+    try:
+        with project.lock():
+            # On the project's own disk: the clip is then a link to it, and /tmp may be small.
+            cache = project.folder / WORK / "clip"
+            shutil.rmtree(cache, ignore_errors=True)
+            try:
+                loaded = Clip.load(request.source, request.masks, None, None, request.max_frames, request.size, cache)
+                clip = project.adopt(loaded)
+            finally:
+                shutil.rmtree(cache, ignore_errors=True)
+            return _fit(project, clip, request, config, progress)
+    except InputError:
+        if fresh:
+            project.discard_if_empty()
+        raise
+
+
+def _fit(
+    project: Project, clip: Clip, request: FitRequest, config: Any, progress: registry.Progress
+) -> tuple[str, Fit, bool]:
+    key = _key(clip, request, config)
+    name, found = _choose_name(project, request, key)
+    folder, workspace = project.fit_folder(name), project.workspace(name)
+    if found and not request.refit:
+        there = load(folder)
+        if not (folder / OVERVIEW).exists():  # killed on the last yards
+            save_masks(there, folder)
+        shutil.rmtree(workspace, ignore_errors=True)
+        return name, there, False
+    made = fit(
+        clip,
+        request.representation,
+        device=request.device,
+        seed=request.seed,
+        workspace=workspace,
+        progress=progress,
+        **request.options,
+    )
+    made.stats["key"] = key
+    made.save(folder)
+    save_masks(made, folder)
+    shutil.rmtree(workspace, ignore_errors=True)
+    return name, load(folder), True
+
+
+def _key(clip: Clip, request: FitRequest, config: Any) -> str:
+    """Hash of everything that a fit depends on: equal keys, equal fits."""
+    plain = to_plain(config)
+    files = {k: file_digest(Path(v)) for k, v in vars(config).items() if isinstance(v, Path) and v.is_file()}
+    module = sys.modules[registry.representation(request.representation).__module__]
+    versions = [importlib.metadata.version("canon-video"), getattr(module, "VERSION", None)]
+    return content_hash(clip.content_hash, request.representation, plain, files, request.seed, json.dumps(versions))
+
+
+def _choose_name(project: Project, request: FitRequest, key: str) -> tuple[str, bool]:
+    """The fit's name, and whether that very fit is there already."""
+    keys = {name: _stored_key(project, name) for name in project.fits}
+    if request.name is not None:
+        project.fit_folder(request.name)
+        there = keys.get(request.name)
+        if request.name in keys and there != key and not request.refit:
+            name = request.name
+            raise InputError(f"The fit '{name}' was made with other options; give another --name, or --refit to replace it.")
+        return request.name, there == key
+    for name, there in keys.items():
+        if there == key:
+            return name, True
+    name, number = request.representation, 2
+    while name in keys:
+        name, number = f"{request.representation}-{number}", number + 1
+    return name, False
+
+
+def _stored_key(project: Project, name: str) -> str | None:
+    try:
+        stats = read_yaml(project.fit_folder(name) / FIT_FILE).get("stats")
+    except InputError:
+        return None
+    return str(stats.get("key")) if isinstance(stats, dict) else None
+
+
+def save_masks(fit: Fit, folder: Path) -> None:
+    """Write what each layer shows of every frame as ``masks/LAYER/00000.png``, and a picture of it beside that folder.
+
+    The folder can be given to ``--masks`` as it is, or after masks in it were painted over; in that case a re-fit
+    leaves it under another name.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full.
+    """
+    front = fit.layers[:-1]
+    target = folder / MASKS
+    _set_aside_changed(target)
+    if front:
+        digests = []
+        with atomic_folder(target, lambda old: {path.name for path in old.iterdir()}) as new:
+            for t in range(len(fit)):
+                for name, weight in zip(front, fit.weights(t), strict=False):
+                    write_image(new / name / f"{t:05d}.png", to_uint8(np.asarray(weight)), compression=1)
+            digests = _digest(new)
+            write_bytes(new / _DIGEST, digests.encode())
+    write_image(folder / OVERVIEW, mask_overview(fit))
+
+
+def _digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _DIGEST)
+    return content_hash(*([str(path.relative_to(folder)), file_digest(path)] for path in files))
+
+
+def _set_aside_changed(target: Path) -> None:
+    if not target.is_dir():
+        return
+    stored = target / _DIGEST
+    if stored.is_file() and stored.read_text() == _digest(target):
+        return
+    number = 1
+    while (kept := target.with_name(f"{MASKS}-kept{number}")).exists():
+        number += 1
+    target.rename(kept)
+    log.warning("the masks in '%s' were changed by hand; they are kept as '%s'", target, kept.name)
