@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from canon.errors import InputError
     from canon.fit_folder import load
     from canon.fits import Fit
+    from canon.fitting import fit
+    from canon.metrics import evaluate
     from canon.rendering import Video, render
 
 # No module may have the name of one of these: importing it would put the module in the place of the function.
@@ -35,7 +37,20 @@ _PLACES = {
     "render": "canon.rendering",
 }
 
-__all__ = ["Canvas", "Clip", "Edit", "Fit", "InputError", "Video", "edit", "load", "load_edit", "render"]
+__all__ = [
+    "Canvas",
+    "Clip",
+    "Edit",
+    "Fit",
+    "InputError",
+    "Video",
+    "edit",
+    "evaluate",
+    "fit",
+    "load",
+    "load_edit",
+    "render",
+]
 
 
 def __getattr__(name: str) -> Any:

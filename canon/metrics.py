@@ -16,6 +16,7 @@ from canon.edits import Delta, Edit, Over, resize_to
 from canon.fits import Fit
 from canon.rendering import Video, render
 from canon.runtime import map_frames
+from canon.sampling import remap
 
 BEST_PSNR = 100.0
 """Decibels that :func:`evaluate` reports for frames without any error: files of figures hold no infinity."""
@@ -85,12 +86,13 @@ def source_flow(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     height, width = a.shape[:2]
     if min(height, width) < _FLOW_SIDE:
         return np.zeros((height, width, 2), np.float32), np.ones((height, width), bool)
-    engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grays = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in (a, b)]
-    flow = np.asarray(engine.calc(grays[0], grays[1], None))
-    back = np.asarray(engine.calc(grays[1], grays[0], None))
+    flow, back = (
+        np.asarray(engine.calc(a, b, np.zeros((height, width, 2), np.float32))) for a, b in (grays, grays[::-1])
+    )
     xy = _moved(flow)
-    returned = cv2.remap(back, xy, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    returned = remap(back, xy)
     error = ((flow + returned) ** 2).sum(axis=-1)
     allowed = 0.01 * ((flow**2).sum(axis=-1) + (returned**2).sum(axis=-1)) + 0.5
     inside = ((xy >= 0) & (xy <= np.array([width - 1, height - 1]))).all(axis=-1)
@@ -98,7 +100,7 @@ def source_flow(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def warp_error(frame: np.ndarray, following: np.ndarray, flow: np.ndarray, valid: np.ndarray) -> float:
-    """Flicker: mean squared difference (colours 0..1) of a frame and the next one warped back (Lai et al. 2018, E_warp).
+    """Flicker: mean squared difference of a frame and the next one warped back, colours in 0..1 (Lai et al. 2018).
 
     Args:
         frame, following: uint8 [H, W, 3] or float in 0..1.
@@ -107,7 +109,7 @@ def warp_error(frame: np.ndarray, following: np.ndarray, flow: np.ndarray, valid
     """
     if not valid.any():
         return float("nan")
-    warped = cv2.remap(_unit(following), _moved(flow), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warped = remap(_unit(following), _moved(flow))
     return float(np.mean((_unit(frame) - warped)[valid] ** 2, dtype=np.float64))
 
 
@@ -244,7 +246,7 @@ def flicker(video: Video) -> dict[str, float]:
         edited = [video[t], video[t + 1]]
         flow, valid = source_flow(*source)
         inside = valid & (source[0] != edited[0]).any(axis=-1)
-        return [warp_error(*images, flow, where) for where in (valid, inside) for images in (edited, source)]
+        return [warp_error(x[0], x[1], flow, where) for where in (valid, inside) for x in (edited, source)]
 
     rows = np.array(list(map_frames(pair, range(len(video) - 1)))).reshape(-1, 4)
     names = ("warp_error", "warp_error_source", "warp_error_inside", "warp_error_source_inside")
@@ -295,17 +297,17 @@ def touched(video: Video, t: int) -> np.ndarray:
 
 
 def _reached(fit: Fit, t: int, name: str, area: np.ndarray) -> np.ndarray:
-    """Where frame ``t`` sees texels whose ``area`` (on the canvas, at any resolution) is above 0, or their neighbours."""
+    """Where frame ``t`` sees texels whose ``area`` (of the canvas, at any scale) is above 0, or their neighbours."""
     canvas = fit.layer(name).canvas_size
     on = resize_to(np.ascontiguousarray(area, np.float32), canvas) > 0
     coarse = max(fit.texels(t, name), canvas[0] / area.shape[0], 1.0)
     side = 2 * int(np.ceil(2 * coarse + 1)) + 1
-    on = cv2.dilate(on.astype(np.uint8), np.ones((side, side), np.uint8))
+    near = cv2.dilate(on.astype(np.uint8), np.ones((side, side), np.uint8))
     uv = fit.coordinates(t, name)[0]
     # Canvases may be wider than OpenCV's remap can address.
     x = np.clip(np.rint(uv[..., 0]), 0, canvas[1] - 1).astype(np.int64)
     y = np.clip(np.rint(uv[..., 1]), 0, canvas[0] - 1).astype(np.int64)
-    return on[y, x] > 0
+    return np.asarray(near[y, x] > 0)
 
 
 def _spent(stats: Mapping[str, Any]) -> dict[str, float]:
@@ -322,7 +324,7 @@ def _spent(stats: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _lpips(fit: Fit, notes: list[str]) -> dict[str, float]:
-    """LPIPS (Zhang et al. 2018, AlexNet) of the reconstruction where the package and its weights are on this machine."""
+    """LPIPS (Zhang et al. 2018, AlexNet) of the reconstruction, where package and weights are on this machine."""
     import importlib.util
     from pathlib import Path
 
@@ -347,7 +349,7 @@ def _lpips(fit: Fit, notes: list[str]) -> dict[str, float]:
 
 
 def frame_consistency(embeddings: np.ndarray) -> float:
-    """Mean cosine similarity of neighbouring frames' embeddings [T, D] (Gen-1, Esser et al. 2023); nan for one frame."""
+    """Mean cosine similarity of neighbouring frames' embeddings [T, D] (Esser et al. 2023); nan for one frame."""
     unit = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
     return float((unit[1:] * unit[:-1]).sum(axis=-1).mean()) if len(unit) > 1 else float("nan")
 

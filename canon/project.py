@@ -1,6 +1,6 @@
 """A project folder: one clip, its fits, edits and renders, laid out so that a person can open and understand it.
 
-``project.yaml`` marks a folder as canon's; a folder without it that is not empty is somebody else's and stays untouched.
+``project.yaml`` marks a folder as canon's; one without it that is not empty is somebody else's and stays untouched.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Project:
         return load_edit(folder)
 
     def fit_of(self, edits: Sequence[Edit], name: str | None = None) -> str:
-        """The name of the fit that edits were made on (``name`` if that is given, with the risk that paint lies elsewhere).
+        """The name of the fit that edits were made on; ``name`` if given, though paint may lie elsewhere then.
 
         Raises:
             InputError: the edits belong to several fits, or to one that is gone.
@@ -166,7 +166,9 @@ class Project:
             with contextlib.suppress(InputError):
                 if read_yaml(self.fit_folder(candidate) / FIT_FILE).get("id") == wanted[0]:
                     return candidate
-        raise InputError("The fit that this edit was made on was replaced or removed; make the edit again, or give --fit.")
+        raise InputError(
+            "The fit that this edit was made on was replaced or removed; make the edit again, or give --fit."
+        )
 
     # --- fitting into it ---
 
@@ -186,7 +188,9 @@ class Project:
             return _with_context(own, clip)
         if not _same_frames(own, clip):
             seen = f"'{own.source}', {len(own)} frames of {own.size[1]}x{own.size[0]}"
-            raise InputError(f"The project '{self.folder}' already holds another clip ({seen}); give another --project.")
+            raise InputError(
+                f"The project '{self.folder}' already holds another clip ({seen}); give another --project."
+            )
         return dataclasses.replace(clip, frames=own.frames)
 
     @contextlib.contextmanager

@@ -48,7 +48,9 @@ class FitRequest:
     """Fields of the representation's config."""
 
 
-def fit_into(folder: str | Path, request: FitRequest, progress: registry.Progress = no_progress) -> tuple[str, Fit, bool]:
+def fit_into(
+    folder: str | Path, request: FitRequest, progress: registry.Progress = no_progress
+) -> tuple[str, Fit, bool]:
     """Fit a video into a project folder, which is made if need be.
 
     Returns:
@@ -59,6 +61,8 @@ def fit_into(folder: str | Path, request: FitRequest, progress: registry.Progres
     """
     kind = registry.representation(request.representation)
     config = registry.make_config(kind.Config, request.options)  # refused before anything is written
+    if request.name is not None:
+        Project(Path(folder)).fit_folder(request.name)
     fresh = not (Path(folder) / PROJECT_FILE).exists()
     project = Project.create(folder)
     try:
@@ -119,11 +123,12 @@ def _choose_name(project: Project, request: FitRequest, key: str) -> tuple[str, 
     """The fit's name, and whether that very fit is there already."""
     keys = {name: _stored_key(project, name) for name in project.fits}
     if request.name is not None:
-        project.fit_folder(request.name)
         there = keys.get(request.name)
         if request.name in keys and there != key and not request.refit:
             name = request.name
-            raise InputError(f"The fit '{name}' was made with other options; give another --name, or --refit to replace it.")
+            raise InputError(
+                f"The fit '{name}' was made with other options; give another --name, or --refit to replace it."
+            )
         return request.name, there == key
     for name, there in keys.items():
         if there == key:
@@ -155,13 +160,11 @@ def save_masks(fit: Fit, folder: Path) -> None:
     target = folder / MASKS
     _set_aside_changed(target)
     if front:
-        digests = []
         with atomic_folder(target, lambda old: {path.name for path in old.iterdir()}) as new:
             for t in range(len(fit)):
                 for name, weight in zip(front, fit.weights(t), strict=False):
                     write_image(new / name / f"{t:05d}.png", to_uint8(np.asarray(weight)), compression=1)
-            digests = _digest(new)
-            write_bytes(new / _DIGEST, digests.encode())
+            write_bytes(new / _DIGEST, _digest(new).encode())
     write_image(folder / OVERVIEW, mask_overview(fit))
 
 

@@ -73,7 +73,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = ["usage: canon COMMAND [OPTIONS]", "", "Fit a video once, edit its canonical images, render every frame.", ""]
+    lines = [
+        "usage: canon COMMAND [OPTIONS]",
+        "",
+        "Fit a video once, edit its canonical images, render every frame.",
+        "",
+    ]
     lines += [f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items()]
     lines += ["", "canon COMMAND --help shows a command's options; canon --version the version."]
     lines += ["--debug, or CANON_TRACEBACK=1 in the environment, shows where a fault happened."]

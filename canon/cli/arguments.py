@@ -33,7 +33,7 @@ def parse(command: str, description: str, kinds: Sequence[type[Any]], arguments:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            found = tyro.cli(
+            found: Any = tyro.cli(
                 together,
                 args=list(arguments),
                 prog=f"canon {command}",
@@ -63,7 +63,9 @@ def _check_distinct(command: str, kinds: Sequence[type[Any]]) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         where = kinds[-1].__name__
-        raise InputError(f"{where} has an option '{twice[0]}', which 'canon {command}' uses itself; it must be renamed.")
+        raise InputError(
+            f"{where} has an option '{twice[0]}', which 'canon {command}' uses itself; it must be renamed."
+        )
 
 
 def _constructors() -> tyro.constructors.ConstructorRegistry:
@@ -87,10 +89,10 @@ def _constructors() -> tyro.constructors.ConstructorRegistry:
 
 def _sentence(command: str, box: str) -> str:
     """One sentence from what tyro prints in a box."""
-    lines = [re.sub(r"^\s*│ ?|\s*│\s*$", "", line) for line in box.splitlines() if line.lstrip().startswith("│")]
+    lines = _inside(box)
     sections: list[list[str]] = [[]]
     for line in lines:
-        if set(line.strip()) <= {"─"} and line.strip():
+        if set(line.strip()) <= {"─", "-"} and line.strip():
             sections.append([])
         else:
             sections[-1].append(line)
@@ -105,3 +107,12 @@ def _sentence(command: str, box: str) -> str:
             near = [line.strip() for line in section if re.match(r" {4}--", line)]
             return f"{text}; did you mean {near[0]}?" if near else f"{text}; {see}"
     return f"{text}; {see}"
+
+
+def _inside(box: str) -> list[str]:
+    """The lines inside a box, without its title; where the encoding has no lines to draw, rules separate the parts."""
+    lines = box.splitlines()
+    if "│" in box:
+        return [re.sub(r"^\s*│ ?|\s*│\s*$", "", line) for line in lines if line.lstrip().startswith("│")]
+    rules = [k for k, line in enumerate(lines) if set(line.strip()) == {"-"}]
+    return [line[2:].rstrip() for line in lines[rules[0] + 1 :]] if rules else lines

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from canon.canvas import Canvas
 from canon.cli.arguments import Directory, parse
 from canon.errors import InputError
+from canon.storage import file_digest
 
-DESCRIPTION = """Write the canonical images of a fit to paint on. Transparent parts are where nothing is known of a layer."""
+DESCRIPTION = (
+    """Write the canonical images of a fit to paint on. Transparent parts are where nothing is known of a layer."""
+)
 
 
 @dataclass
@@ -22,7 +28,7 @@ class CanonicalArguments:
     layer: str | None = None
     """Only this layer."""
     out: str | None = None
-    """Folder to write to, or with --layer a .png or .exr file; canonical/ in the project without it."""
+    """Folder to write to, or with --layer a .png or .exr file; canonical/FIT/ in the project without it."""
     bits: int = 8
     """Bits per channel of PNGs: 8 or 16."""
 
@@ -34,17 +40,37 @@ def run(arguments: list[str]) -> int:
     from canon.project import Project
 
     project = Project.open(own.project)
-    fit = project.fit(own.fit)
+    fit_name = project.fit_name(own.fit)
+    fit = project.fit(fit_name)
     layers = [fit.layer(own.layer).name] if own.layer else fit.layers
-    out = Path(own.out) if own.out else project.folder / "canonical"
+    out = Path(own.out) if own.out else project.folder / "canonical" / fit_name
     single = out.suffix.lower() in (".png", ".exr")
     if single and len(layers) > 1:
         raise InputError(f"'{out}' is one file for {len(layers)} layers; add --layer, or give a folder.")
     for name in layers:
         path = out if single else out / f"{name}.png"
         canvas = fit.canonical(name)
-        canvas.save(path, own.bits)
+        if own.out is None:
+            path = _save_beside(canvas, path, own.bits)
+        else:
+            canvas.save(path, own.bits)
         unseen = float((canvas.coverage == 0.5).mean())
         filled = f", {unseen:.0%} filled in plausibly" if unseen >= 0.005 else ""
         print(f"{path}  {canvas.size[1]}x{canvas.size[0]}{filled}")
     return 0
+
+
+def _save_beside(canvas: Canvas, path: Path, bits: int) -> Path:
+    """Save, but never over an image that somebody painted on; returns where the canvas is now."""
+    with tempfile.TemporaryDirectory(prefix="canon-") as folder:
+        fresh = Path(folder) / path.name
+        canvas.save(fresh, bits)
+        digest, number, free = file_digest(fresh), 1, path
+        while free.exists() and file_digest(free) != digest:
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    if free != path:
+        print(f"note: '{path}' was painted on and is left alone", file=sys.stderr)
+    if not free.exists():
+        canvas.save(free, bits)
+    return free

@@ -11,8 +11,8 @@ from canon.cli.arguments import Directory, given, parse
 from canon.cli.console import shell
 from canon.errors import InputError
 
-DESCRIPTION = """Make an edit and keep it in the project by name. The options from --layer or --image on are those of the
-editor: 'canon edit --editor paint --help' shows them; 'canon edit --list' shows the editors."""
+DESCRIPTION = """Make an edit and keep it in the project by name. The options from --layer or --image on are
+the editor's: 'canon edit --editor paint --help' shows them; 'canon edit --list' shows the editors."""
 
 
 @dataclass

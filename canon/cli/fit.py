@@ -12,8 +12,8 @@ from canon.cli.arguments import given, parse
 from canon.cli.console import FitProgress, fit_summary, shell
 from canon.errors import InputError
 
-DESCRIPTION = """Fit a video, once: every edit then uses that fit. Run it again after an interruption and it goes on; run
-it again after it is done and it finds the fit. The options from --preset on are those of the representation."""
+DESCRIPTION = """Fit a video, once: every edit then uses that fit. Run it again after an interruption and it goes on;
+run it again after it is done and it finds the fit. The options from --preset on are those of the representation."""
 
 
 @dataclass
@@ -72,10 +72,14 @@ def run(arguments: list[str]) -> int:
     place = f"{own.project.rstrip('/')}/fits/{name}"
     print(f"fitted: {place}" if solved else f"already fitted: {place} (--refit fits it again)")
     print("\n".join(fit_summary(fit)))
-    print(f"  images     {place}/canonical/  (paint on a copy of one)")
+    print(f"  images     {place}/canonical/")
     print(f"  masks      {place}/masks-overview.png, {place}/masks/")
-    picture = f"{place}/canonical/{fit.layers[0]}.png"
+    picture = shell(f"{own.project.rstrip('/')}/canonical/{name}/{fit.layers[0]}.png")
     print("next:")
-    print(f"  canon edit {shell(own.project)} --editor paint --name painted --layer {shell(fit.layers[0])} --image COPY_OF_{shell(picture)}")
+    print(f"  canon canonical {shell(own.project)}  # then paint on {picture}")
+    print(
+        f"  canon edit {shell(own.project)} --editor paint --name painted"
+        f" --layer {shell(fit.layers[0])} --image {picture}"
+    )
     print(f"  canon render {shell(own.project)} --edit painted")
     return 0

@@ -11,8 +11,8 @@ import tyro
 from canon.cli.arguments import Directory, parse
 from canon.errors import InputError
 
-DESCRIPTION = """Render one edit, or several in the order given, onto the source. Pixels that no edit touches stay what they
-are in the source (in PNGs bit for bit; video codecs round)."""
+DESCRIPTION = """Render one edit, or several in the order given, onto the source. Pixels that no edit touches stay what
+they are in the source (in PNGs bit for bit; video codecs round)."""
 
 
 @dataclass
