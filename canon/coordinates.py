@@ -1,8 +1,8 @@
 """Every conversion between pixel, normalised, ST-map, resized and control-grid coordinates lives here.
 
-Convention (all functions): points are (x, y) in the last axis; pixel centres lie at integers, so a frame of width W spans
--0.5 .. W - 0.5; normalised coordinates are those of ``align_corners=True`` (-1 and 1 are the *centres* of the first and
-last pixel); a size is (height, width).
+Convention (all functions): points are (x, y) in the last axis; pixel centres lie at integers, so a frame of width W
+spans -0.5 .. W - 0.5; normalised coordinates are those of ``align_corners=True`` (-1 and 1 are the *centres* of the
+first and last pixel); a size is (height, width).
 """
 
 from __future__ import annotations

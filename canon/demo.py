@@ -18,7 +18,8 @@ from canon.grids import find_pixels
 from canon.metrics import evaluate, psnr, track_errors
 from canon.project import Project
 from canon.project_fit import FitRequest, fit_into
-from canon.registry import Progress
+from canon.registry import Progress, make_config
+from canon.registry import representation as find_representation
 from canon.rendering import Video, render
 from canon.sampling import remap_points
 from canon.scenes import Scene, TrueEdit, make
@@ -62,11 +63,12 @@ def run_demo(
     Raises:
         InputError: the folder is not canon's, or cannot be written.
     """
+    options = {"preset": preset}
+    make_config(find_representation(representation).Config, options)  # refused before anything is written
     project = Project.create(folder)
     scene = make("demo", **scene_options)
     say("writing the clip")
     scene.save(project.folder / SOURCE)
-    options = {"preset": preset}
     name, fit, _ = fit_into(folder, FitRequest(project.folder / SOURCE, representation, options=options), progress)
     demo = Demo(project, name, fit)
     say("painting, grading, removing")

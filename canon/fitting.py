@@ -36,7 +36,7 @@ def fit(
     """Fit a representation to a clip, once; every edit then uses it.
 
     Args:
-        representation: a registered name; ``canon edit --list`` and :func:`canon.registry.names` list them.
+        representation: a registered name; :func:`canon.registry.names` lists them.
         preset: fast, balanced or quality.
         device: torch device; None takes CUDA where there is one.
         seed: of everything random; the same seed gives the same fit.
@@ -50,6 +50,8 @@ def fit(
     kind = registry.representation(representation)
     config = registry.make_config(kind.Config, {"preset": preset, "solver": solver, **options})
     chosen = _device(device)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"The seed {seed} is out of range; give a whole number from 0 to {2**32 - 1}.")
     tune_allocator()
     begin = time.perf_counter()
     if workspace is not None:
@@ -60,7 +62,14 @@ def fit(
 
 
 def _fit(
-    kind: registry.Representation, clip: Clip, config: Any, workspace: Path, device: torch.device, seed: int, progress: registry.Progress, begin: float
+    kind: registry.Representation,
+    clip: Clip,
+    config: Any,
+    workspace: Path,
+    device: torch.device,
+    seed: int,
+    progress: registry.Progress,
+    begin: float,
 ) -> Fit:
     found = kind.fit(clip, config, workspace=workspace, device=device, seed=seed, progress=progress)
     found.stats["seconds_total"] = round(time.perf_counter() - begin, 3)
@@ -76,5 +85,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"The device '{device}' cannot be used here; choose cpu, or cuda where PyTorch finds a GPU.") from error
+        raise InputError(
+            f"The device '{device}' cannot be used here; choose cpu, or cuda where PyTorch finds a GPU."
+        ) from error
     return chosen

@@ -57,7 +57,9 @@ def _prepare_thread() -> None:
     torch.set_flush_denormal(True)
 
 
-def map_frames(function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None) -> Iterator[Result]:
+def map_frames(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
     """``map`` over frames on a pool of threads, in order, with few results in flight, so that memory stays flat."""
     todo = list(items)
     workers = min(workers or cores(), max(len(todo), 1))

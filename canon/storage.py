@@ -39,8 +39,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except OSError as error:
         raise explain_os_error(error, path) from error
     finally:
@@ -52,7 +52,9 @@ def explain_os_error(error: OSError, path: Path) -> Exception:
     """The :class:`InputError` sentence for a failed write, or the error itself when it is not the user's to mend."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return InputError(f"No space is left to write '{path}'; free some space and run the same command again.")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+    # ENOENT: folders are made before they are written to, so the place is one where nothing can be made (/proc).
+    theirs = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT)
+    if error.errno in (*theirs, errno.ENAMETOOLONG, errno.ELOOP):
         return InputError(f"Cannot write '{path}' ({error.strerror}); choose a folder that you may write to.")
     return error
 
@@ -226,7 +228,7 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        with open(path, "r+b") as handle:
+        with path.open("r+b") as handle:
             os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
     except OSError as error:
         path.unlink(missing_ok=True)

@@ -102,10 +102,13 @@ def _sentence(command: str, box: str) -> str:
         return f"canon {command} needs {', '.join(missing)}; {see}"
     text = " ".join(" ".join(sections[0]).split()).rstrip(".") or "the arguments cannot be understood"
     text = text.replace("Unrecognized options:", f"canon {command} does not know")
+    count = re.match(r"Error parsing (\S+): .*input length (\d+) did not match expected argument count (\d+)", text)
+    if count:
+        return f"{count[1]} takes {count[3]} values, not {count[2]}; {see}"
     for section in sections[1:]:
         if section and section[0].startswith("Perhaps you meant"):
             near = [line.strip() for line in section if re.match(r" {4}--", line)]
-            return f"{text}; did you mean {near[0]}?" if near else f"{text}; {see}"
+            return f"{text}; did you mean {near[0].split()[0].rstrip(',')}?" if near else f"{text}; {see}"
     return f"{text}; {see}"
 
 

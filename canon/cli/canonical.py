@@ -45,6 +45,8 @@ def run(arguments: list[str]) -> int:
     layers = [fit.layer(own.layer).name] if own.layer else fit.layers
     out = Path(own.out) if own.out else project.folder / "canonical" / fit_name
     single = out.suffix.lower() in (".png", ".exr")
+    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".psd"):
+        raise InputError(f"Cannot write a canvas as '{out.name}'; use .png or .exr, or give a folder.")
     if single and len(layers) > 1:
         raise InputError(f"'{out}' is one file for {len(layers)} layers; add --layer, or give a folder.")
     for name in layers:

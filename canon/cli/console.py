@@ -91,6 +91,14 @@ def shell(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
+def program() -> str:
+    """How canon is called here: its name, or the path of the script where that is not on the path."""
+    import shutil
+
+    called = Path(sys.argv[0])
+    return shell(called) if called.name == "canon" and shutil.which("canon") is None else "canon"
+
+
 def fit_summary(fit: Fit) -> list[str]:
     """Lines that say what was fitted: frames, layers and canvases, where the masks came from, time and memory."""
     sizes = ", ".join(f"{layer.name} {layer.canvas_size[1]}x{layer.canvas_size[0]}" for layer in fit.baked)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from canon.cli.arguments import parse
-from canon.cli.console import FitProgress, shell
+from canon.cli.console import FitProgress, program, shell
 
 DESCRIPTION = """The whole path on an embedded clip: fit, canonical images, a painting, a grade, a removal, videos."""
 
@@ -45,13 +45,13 @@ def run(arguments: list[str]) -> int:
     place = shell(folder)
     painting = shell(folder / "canonical" / demo.fit_name / f"{demo.fit.layers[0]}.png")
     print("\ntry next")
-    print(f"  canon canonical {place}      # then paint on {painting} in any paint program")
-    print(f"  canon edit {place} --editor paint --name mine --image {painting}")
-    print(f"  canon render {place} --edit mine")
-    print(f"  canon edit {place} --editor grade --name green --layer {demo.fit.layers[0]} --hue 120")
-    print(f"  canon render {place} --edit green --edit emblem")
-    print(f"  canon eval {place} --edit emblem --json")
-    print("  canon fit YOUR_VIDEO.mp4 --project my-project")
+    print(f"  {program()} canonical {place}      # then paint on {painting} in any paint program")
+    print(f"  {program()} edit {place} --editor paint --name mine --image {painting}")
+    print(f"  {program()} render {place} --edit mine")
+    print(f"  {program()} edit {place} --editor grade --name green --layer {demo.fit.layers[0]} --hue 120")
+    print(f"  {program()} render {place} --edit green --edit emblem")
+    print(f"  {program()} eval {place} --edit emblem --json")
+    print(f"  {program()} fit YOUR_VIDEO.mp4 --project my-project")
     return 0
 
 

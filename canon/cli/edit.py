@@ -8,7 +8,7 @@ from typing import Any
 
 from canon import registry
 from canon.cli.arguments import Directory, given, parse
-from canon.cli.console import shell
+from canon.cli.console import program, shell
 from canon.errors import InputError
 
 DESCRIPTION = """Make an edit and keep it in the project by name. The options from --layer or --image on are
@@ -56,5 +56,5 @@ def run(arguments: list[str]) -> int:
     made.save(folder)
     layers = ", ".join(made.layers) or "nothing"
     print(f"edit '{own.name}' of {layers} (fit '{fit_name}'): {folder}")
-    print(f"next:\n  canon render {shell(own.project)} --edit {shell(own.name)}")
+    print(f"next:\n  {program()} render {shell(own.project)} --edit {shell(own.name)}")
     return 0

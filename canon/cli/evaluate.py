@@ -54,5 +54,5 @@ def run(arguments: list[str]) -> int:
     console = Console()
     console.print(table)
     if "notes" in figures:
-        console.print(str(figures["notes"]), style="dim")
+        console.print(str(figures["notes"]), style="dim", markup=False)
     return 0

@@ -9,7 +9,7 @@ import tyro
 
 from canon import registry
 from canon.cli.arguments import given, parse
-from canon.cli.console import FitProgress, fit_summary, shell
+from canon.cli.console import FitProgress, fit_summary, program, shell
 from canon.errors import InputError
 
 DESCRIPTION = """Fit a video, once: every edit then uses that fit. Run it again after an interruption and it goes on;
@@ -76,10 +76,10 @@ def run(arguments: list[str]) -> int:
     print(f"  masks      {place}/masks-overview.png, {place}/masks/")
     picture = shell(f"{own.project.rstrip('/')}/canonical/{name}/{fit.layers[0]}.png")
     print("next:")
-    print(f"  canon canonical {shell(own.project)}  # then paint on {picture}")
+    print(f"  {program()} canonical {shell(own.project)}  # then paint on {picture}")
     print(
-        f"  canon edit {shell(own.project)} --editor paint --name painted"
+        f"  {program()} edit {shell(own.project)} --editor paint --name painted"
         f" --layer {shell(fit.layers[0])} --image {picture}"
     )
-    print(f"  canon render {shell(own.project)} --edit painted")
+    print(f"  {program()} render {shell(own.project)} --edit painted")
     return 0

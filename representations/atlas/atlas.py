@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from canon.representations.motion.masks import LayerMasks, MaskPrompt, resolve_m
 from canon.representations.solve.filling import fill_holes, looked_at
 from canon.representations.solve.layers import LIGHT_STRIDE, Problem
 from canon.representations.workspace import Workspace
-from canon.storage import open_array, open_arrays, read_yaml, write_arrays, write_yaml
+from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
 
-VERSION = 1
+VERSION = 2
 """Changes when the same input gives another result, so that no stale stage is taken up."""
 
 _SHARES = {"flow": 0.05, "masks": 0.05, "camera": 0.05, "layers": 0.2, "refine": 0.6, "bake": 0.05}
@@ -37,7 +37,9 @@ class Atlas(Representation):
 
     Config = AtlasConfig
 
-    def fit(self, clip: Clip, config: AtlasConfig, *, workspace: Path, device: torch.device, seed: int, progress: Progress) -> Fit:
+    def fit(
+        self, clip: Clip, config: AtlasConfig, *, workspace: Path, device: torch.device, seed: int, progress: Progress
+    ) -> Fit:
         """See :meth:`canon.registry.Representation.fit`."""
         work = Workspace(workspace, clip.content_hash, VERSION, seed)
         clock = _Clock(progress)
@@ -52,12 +54,12 @@ class Atlas(Representation):
         problem = self._solve(clip, flow, masks, camera, config, work, device, clock)
         with clock.stage("bake"):
             layers = bake(problem, seed)
-            return _finish(clip, config, layers, masks, clock, config.stride)
+            return _finish(clip, config, layers, masks, clock, config.node_distance)
 
     def _masks(self, clip: Clip, flow: Flow, config: AtlasConfig, work: Workspace, seed: int) -> list[LayerMasks]:
         prompt = MaskPrompt(config.prompt_frame, config.box, config.scribble, config.search)
-        scribble = config.scribble.read_bytes() if config.scribble is not None and config.scribble.exists() else b""
-        path = work.stage("masks", {**asdict(prompt), "scribble": scribble.hex()[:64]}, len(scribble))
+        scribble = file_digest(config.scribble) if config.scribble is not None and config.scribble.is_file() else ""
+        path = work.stage("masks", {**asdict(prompt), "scribble": scribble})
 
         def build(folder: Path) -> list[LayerMasks]:
             found = resolve_masks(clip, flow, prompt, folder, seed)
@@ -71,41 +73,67 @@ class Atlas(Representation):
         return work.run(path, build, load)
 
     def _solve(
-        self, clip: Clip, flow: Flow, masks: list[LayerMasks], camera: CameraMotion, config: AtlasConfig, work: Workspace, device: torch.device, clock: _Clock
+        self,
+        clip: Clip,
+        flow: Flow,
+        masks: list[LayerMasks],
+        camera: CameraMotion,
+        config: AtlasConfig,
+        work: Workspace,
+        device: torch.device,
+        clock: _Clock,
     ) -> Problem:
         names = [mask.origin for mask in masks]
         settings = {f.name: str(getattr(config, f.name)) for f in fields(config)}
         path = work.stage("solve", names, settings)
         with clock.stage("layers"):
             if (path / "state.safetensors").exists():
-                problem = pipeline.empty_problem(clip.frames, masks, config.stride, device)
+                problem = pipeline.empty_problem(clip.frames, masks, config.node_distance, device)
             else:
-                problem = pipeline.start(clip.frames, masks, flow, camera, config.stride, config.canvas_scale, config.preset, device)
+                problem = pipeline.start(
+                    clip.frames, masks, flow, camera, config.node_distance, config.canvas_scale, config.preset, device
+                )
                 pipeline.save_state(problem, path, 0)
         with clock.stage("refine"):
-            pipeline.refine(problem, masks, flow, config.preset, config.lighting, path, lambda done, psnr: clock.report("refine", done, {"psnr": psnr}))
+            pipeline.refine(
+                problem,
+                masks,
+                flow,
+                config.preset,
+                config.lighting,
+                path,
+                lambda done, psnr: clock.report("refine", done, {} if psnr is None else {"psnr": psnr}),
+            )
         return problem
 
     def _neural(
-        self, clip: Clip, flow: Flow, masks: list[LayerMasks], config: AtlasConfig, work: Workspace, device: torch.device, seed: int, clock: _Clock
+        self,
+        clip: Clip,
+        flow: Flow,
+        masks: list[LayerMasks],
+        config: AtlasConfig,
+        work: Workspace,
+        device: torch.device,
+        seed: int,
+        clock: _Clock,
     ) -> Fit:
         from canon.representations.atlas.neural import NeuralOptions, solve_neural
 
         options = NeuralOptions(steps=config.steps, batch=config.batch, minutes=config.minutes or None)
-        path = work.stage("neural", [mask.origin for mask in masks], asdict(options), config.stride)
+        path = work.stage("neural", [mask.origin for mask in masks], asdict(options), config.node_distance)
         with clock.stage("refine"):
             result = solve_neural(
                 clip.frames,
                 [(mask.name, mask.values) for mask in masks],
                 flow,
                 options,
-                stride=config.stride,
+                stride=config.node_distance,
                 device=device,
                 seed=seed,
                 checkpoint=path,
                 progress=clock.progress,
             )
-        fit = _finish(clip, config, result.layers, masks, clock, config.stride)
+        fit = _finish(clip, config, result.layers, masks, clock, config.node_distance)
         fit.stats["curve"] = [[float(v) for v in row] for row in result.curve]
         return fit
 
@@ -142,7 +170,11 @@ def _camera(clip: Clip, flow: Flow, masks: list[LayerMasks], work: Workspace, se
                 small = cv2.resize(np.ascontiguousarray(mask.values[t]), lattice, interpolation=cv2.INTER_AREA)
                 free[t] = np.minimum(free[t], 255 - cv2.dilate(small, kernel))
         camera = estimate_camera(clip.frames, flow, free, seed)
-        arrays = {"to_reference": camera.to_reference, "inliers": camera.inliers, "reference": np.array([camera.reference])}
+        arrays = {
+            "to_reference": camera.to_reference,
+            "inliers": camera.inliers,
+            "reference": np.array([camera.reference]),
+        }
         write_arrays(path / "camera.safetensors", arrays)
         return camera
 
@@ -172,8 +204,13 @@ def bake(problem: Problem, seed: int) -> list[FitLayer]:
     return baked
 
 
-def _finish(clip: Clip, config: AtlasConfig, layers: list[FitLayer], masks: list[LayerMasks], clock: _Clock, stride: int) -> Fit:
+def _finish(
+    clip: Clip, config: AtlasConfig, layers: list[FitLayer], masks: list[LayerMasks], clock: _Clock, stride: int
+) -> Fit:
     settings = {f.name: getattr(config, f.name) for f in fields(config)}
-    plain = {name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    plain = {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+    }
     stats: dict[str, Any] = {"seconds": clock.seconds, "masks": [mask.origin for mask in masks]}
     return Fit(clip, "atlas", plain, layers, stride, LIGHT_STRIDE, stats)

@@ -29,8 +29,8 @@ class AtlasConfig:
     """Without masks, box and scribble: look for what moves; otherwise the clip gets one layer."""
     lighting: bool = True
     """Fit a smooth, bounded, multiplicative lighting per layer and frame."""
-    stride: int = 8
-    """Pixels between the control nodes of the coordinates."""
+    stride: int = 0
+    """Pixels between the control nodes of the coordinates; 0 chooses by preset (fast 8, else 4)."""
     canvas_scale: float = 0.0
     """Canvas texels per pixel of the reference frame; 0 chooses from the clip's zoom."""
     steps: int = 20000
@@ -40,13 +40,20 @@ class AtlasConfig:
     batch: int = 10000
     """Neural solver: pixels per step."""
 
+    @property
+    def node_distance(self) -> int:
+        """The stride that is used."""
+        return self.stride or (8 if self.preset == "fast" else 4)
+
     def __post_init__(self) -> None:
         for name, value, allowed in (("preset", self.preset, PRESETS), ("solver", self.solver, SOLVERS)):
             if value not in allowed:
                 raise InputError(f"The {name} '{value}' is not known; choose one of {', '.join(allowed)}.")
-        if not 2 <= self.stride <= 64:
-            raise InputError(f"The stride {self.stride} is out of range; choose 2 to 64 pixels.")
+        if self.stride and not 2 <= self.stride <= 64:
+            raise InputError(f"The stride {self.stride} is out of range; choose 2 to 64 pixels, or 0 for automatic.")
         if self.canvas_scale and not 0.1 <= self.canvas_scale <= 8:
-            raise InputError(f"The canvas scale {self.canvas_scale} is out of range; choose 0.1 to 8, or 0 for automatic.")
+            raise InputError(
+                f"The canvas scale {self.canvas_scale} is out of range; choose 0.1 to 8, or 0 for automatic."
+            )
         if self.steps < 1 or self.batch < 1 or self.minutes < 0:
             raise InputError("Steps and batch must be at least 1, and minutes at least 0.")

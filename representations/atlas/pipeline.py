@@ -16,7 +16,7 @@ from canon.representations.motion.flow import Flow
 from canon.representations.motion.homography import CameraMotion
 from canon.representations.motion.masks import LayerMasks
 from canon.representations.solve.canvas import back_project, robust_canvas
-from canon.representations.solve.layers import Layer, Problem
+from canon.representations.solve.layers import Problem
 from canon.representations.solve.lighting import estimate_lighting
 from canon.representations.solve.opacity import refine_opacity
 from canon.representations.solve.register import RegisterOptions, refresh_detail, refresh_references, register_all
@@ -24,7 +24,7 @@ from canon.representations.solve.tracking import chain_layer, choose_keyframe, n
 from canon.storage import create_array, open_array, open_arrays, write_arrays
 
 BACKGROUND = "background"
-MATTE_BAND = 4
+MATTE_BAND = 6
 _SEEN_PIXELS = 24
 """A layer with fewer solid pixels than this is not there in a frame."""
 _TRACKING = RegisterOptions(noise=0.05, membrane=4.0, temporal=1.0, robust=0.1, limit=2.0, brightness=1.0)
@@ -46,8 +46,21 @@ def _registrations(level: int, count: int) -> list[Step]:
 
 SCHEDULES: dict[str, list[Step]] = {
     "fast": [*_registrations(1, 3), Step("opacity"), Step("project")],
-    "balanced": [*_registrations(1, 6), Step("opacity"), *_registrations(0, 4), Step("opacity"), Step("project"), Step("project")],
-    "quality": [*_registrations(1, 10), Step("opacity"), *_registrations(0, 10), Step("opacity"), *[Step("project")] * 4],
+    "balanced": [
+        *_registrations(1, 6),
+        Step("opacity"),
+        *_registrations(0, 4),
+        Step("opacity"),
+        Step("project"),
+        Step("project"),
+    ],
+    "quality": [
+        *_registrations(1, 10),
+        Step("opacity"),
+        *_registrations(0, 10),
+        Step("opacity"),
+        *[Step("project")] * 4,
+    ],
 }
 TRACKING_LEVELS: dict[str, tuple[int, ...]] = {"fast": (2, 1), "balanced": (2, 1, 1), "quality": (2, 1, 1, 0)}
 
@@ -58,7 +71,14 @@ def presence(mask: np.ndarray) -> np.ndarray:
 
 
 def start(
-    frames: np.ndarray, masks: list[LayerMasks], flow: Flow, camera: CameraMotion, stride: int, scale: float, preset: str, device: torch.device
+    frames: np.ndarray,
+    masks: list[LayerMasks],
+    flow: Flow,
+    camera: CameraMotion,
+    stride: int,
+    scale: float,
+    preset: str,
+    device: torch.device,
 ) -> Problem:
     """First coordinates and canvases of all layers: homographies behind, tracked layers in front."""
     problem = Problem(frames, [], [mask.values for mask in masks], stride, device)
@@ -98,30 +118,41 @@ def _place_background(problem: Problem, index: int, camera: CameraMotion, scale:
 
 
 def refine(
-    problem: Problem, masks: list[LayerMasks], flow: Flow, preset: str, lighting: bool, folder: Path, report: Callable[[float, float], None]
+    problem: Problem,
+    masks: list[LayerMasks],
+    flow: Flow,
+    preset: str,
+    lighting: bool,
+    folder: Path,
+    report: Callable[[float, float | None], None],
 ) -> None:
     """Run the preset's schedule, saving the state after every step so that an interrupted run goes on where it was.
 
     Args:
         folder: of the saved state.
-        report: called with the share that is done and the PSNR (dB) before the last step.
+        report: called with the share that is done and, where the step measured it, the PSNR (dB) before it.
     """
     schedule = SCHEDULES[preset]
     done = restore(problem, folder)
+    report(done / len(schedule), None)
     for index in range(done, len(schedule)):
         step = schedule[index]
         error = _run(problem, step, masks, flow, lighting, folder, index)
         save_state(problem, folder, index + 1)
-        report((index + 1) / len(schedule), -10.0 * float(np.log10(max(error, 1e-10))) if error else float("nan"))
+        report((index + 1) / len(schedule), None if error is None else -10.0 * float(np.log10(max(error, 1e-10))))
 
 
-def _run(problem: Problem, step: Step, masks: list[LayerMasks], flow: Flow, lighting: bool, folder: Path, index: int) -> float:
+def _run(
+    problem: Problem, step: Step, masks: list[LayerMasks], flow: Flow, lighting: bool, folder: Path, index: int
+) -> float | None:
     if step.kind == "opacity":
         if not masks:
-            return 0.0
-        targets = [create_array(folder / f"opacity-{index}-{mask.name}.npy", mask.values.shape, np.uint8) for mask in masks]
+            return None
+        targets = [
+            create_array(folder / f"opacity-{index}-{mask.name}.npy", mask.values.shape, np.uint8) for mask in masks
+        ]
         refine_opacity(problem, [mask.values for mask in masks], list(targets), MATTE_BAND)
-        return 0.0
+        return None
     if lighting and (step.light or step.kind == "project"):
         estimate_lighting(problem)
     if step.kind == "register":
@@ -151,7 +182,10 @@ def restore(problem: Problem, folder: Path) -> int:
     arrays = open_arrays(path)
     metadata = read_metadata(path)
     for layer in problem.layers:
-        load = {name: _tensor(arrays[f"{layer.name}/{name}"], problem) for name in ("grid", "reference", "color", "coverage", "lighting")}
+        load = {
+            name: _tensor(arrays[f"{layer.name}/{name}"], problem)
+            for name in ("grid", "reference", "color", "coverage", "lighting")
+        }
         layer.grid, layer.reference, layer.lighting = load["grid"], load["reference"], load["lighting"]
         layer.detail = np.array(arrays[f"{layer.name}/detail"])
         layer.set_canvas(load["color"], load["coverage"])

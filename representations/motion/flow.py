@@ -33,7 +33,7 @@ class Flow:
         return (self.forward[t] if s > t else self.backward[s]).astype(np.float32)
 
     def confidence(self, t: int, s: int) -> np.ndarray:
-        """1 where the flow t -> s is undone by s -> t, towards 0 where it is not (occlusion, failure): float32 [h, w]."""
+        """1 where the flow t -> s is undone by s -> t, towards 0 where not (occlusion, failure): float32 [h, w]."""
         there = self.between(t, s)
         back = remap(self.between(s, t), lattice_positions(there))
         error = ((there + back) ** 2).sum(-1)
@@ -59,7 +59,7 @@ class DisFlow:
     """OpenCV's DIS flow, started from the dominant translation where that explains the pair better than rest does."""
 
     def __init__(self, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> None:
-        self.engine = cv2.DISOpticalFlow_create(preset)
+        self.engine = cv2.DISOpticalFlow.create(preset)
 
     def __call__(self, a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """Flow from gray uint8 a to b: float32 [H, W, 2]."""
@@ -67,14 +67,19 @@ class DisFlow:
             return np.zeros((*a.shape, 2), np.float32)
         if start is None:
             start = self._start(a, b)
-        return self.engine.calc(a, b, start)
+        return self.engine.calc(a, b, start)  # type: ignore[arg-type]  # None is allowed: no first guess
 
     def _start(self, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
         small = [cv2.resize(g, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA) for g in (a, b)]
         if min(small[0].shape) < 8:
             return None
         shift = global_shift(*small)
-        moved = cv2.warpAffine(small[1], np.float32([[1, 0, -shift[0]], [0, 1, -shift[1]]]), small[1].shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+        moved = cv2.warpAffine(
+            small[1],
+            np.array([[1, 0, -shift[0]], [0, 1, -shift[1]]], np.float32),
+            small[1].shape[::-1],
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         if cv2.norm(moved, small[0], cv2.NORM_L1) > 0.8 * cv2.norm(small[1], small[0], cv2.NORM_L1):
             return None
         return np.broadcast_to(shift * 4, (*a.shape, 2)).astype(np.float32).copy()
@@ -98,7 +103,8 @@ def compute_flow(frames: np.ndarray, folder: Path) -> Flow:
         engine = DisFlow()
         a, b = gray(frames[t]), gray(frames[t + 1])
         small = (shape[2], shape[1])
-        return t, *(cv2.resize(engine(*ab), small, interpolation=cv2.INTER_AREA) for ab in ((a, b), (b, a)))
+        there, back = (cv2.resize(engine(*ab), small, interpolation=cv2.INTER_AREA) for ab in ((a, b), (b, a)))
+        return t, there, back
 
     for t, forward, backward in map_frames(pair, range(count - 1)):
         arrays[0][t], arrays[1][t] = forward, backward

@@ -32,7 +32,10 @@ class Link:
 
 @dataclass(frozen=True)
 class CameraMotion:
-    """``to_reference`` [T, 3, 3] float64 maps each frame's pixels to the reference frame; ``inliers`` [T] share of matches kept."""
+    """``to_reference`` [T, 3, 3] float64 maps each frame's pixels to the reference frame.
+
+    ``inliers`` [T] is the share of matches that were kept.
+    """
 
     to_reference: np.ndarray
     reference: int
@@ -66,7 +69,9 @@ def estimate_camera(frames: np.ndarray, flow: Flow, weight: np.ndarray, seed: in
     return CameraMotion(chain, reference, inliers)
 
 
-def _neighbour_homographies(flow: Flow, weight: np.ndarray, seed: int) -> tuple[list[tuple[np.ndarray, Link]], np.ndarray]:
+def _neighbour_homographies(
+    flow: Flow, weight: np.ndarray, seed: int
+) -> tuple[list[tuple[np.ndarray, Link]], np.ndarray]:
     count = len(flow.forward)
 
     def one(t: int) -> tuple[np.ndarray, Link, float]:
@@ -93,8 +98,11 @@ def _choose(flow: np.ndarray, sure: np.ndarray, rng: np.random.Generator) -> tup
 
 def _ransac(source: int, target: int, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, Link, float]:
     cv2.setRNGSeed(0)
-    matrix, mask = cv2.findHomography(p, q, cv2.RANSAC, INLIER_PX, maxIters=1000, confidence=0.999) if len(p) >= 8 else (None, None)
-    if matrix is None or not _plausible(matrix, p):
+    matrix: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    if len(p) >= 8:
+        matrix, mask = cv2.findHomography(p, q, cv2.RANSAC, INLIER_PX, maxIters=1000, confidence=0.999)
+    if matrix is None or mask is None or not _plausible(matrix, p):
         matrix = np.eye(3)
         matrix[:2, 2] = np.median(q - p, axis=0) if len(p) else 0.0
         mask = np.ones((len(p), 1), np.uint8)
@@ -145,7 +153,9 @@ def _keyframe_links(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, s
     return [link for link in map_frames(one, pairs) if link is not None]
 
 
-def _direct_link(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, pair: tuple[int, int], seed: int) -> Link | None:
+def _direct_link(
+    frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, pair: tuple[int, int], seed: int
+) -> Link | None:
     t, k = pair
     height, width = frames.shape[1:3]
     guess = np.linalg.inv(chain[k]) @ chain[t]
@@ -163,7 +173,10 @@ def _direct_link(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, pair
         return None
     warped = remap(b[..., None], lookup)[..., 0]
     engine = DisFlow(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    forth, back = engine(a, warped, np.zeros((*a.shape, 2), np.float32)), engine(warped, a, np.zeros((*a.shape, 2), np.float32))
+    forth, back = (
+        engine(a, warped, np.zeros((*a.shape, 2), np.float32)),
+        engine(warped, a, np.zeros((*a.shape, 2), np.float32)),
+    )
     disagreement = np.linalg.norm(forth + remap(back, np.stack([x, y], -1).astype(np.float32) + forth), axis=-1)
     sure = inside & seen & (weight[t] > 127) & (disagreement < 0.5)
     rows, columns = np.nonzero(sure)
@@ -172,11 +185,13 @@ def _direct_link(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, pair
     pick = np.random.default_rng([seed, t, k]).permutation(len(rows))[: 4 * POINTS_PER_LINK]
     rows, columns = rows[pick], columns[pick]
     aim = np.stack([columns, rows], -1) + forth[rows, columns]
-    matrix, link, share = _ransac(t, k, p[rows, columns], transform(guess, transform(scale, aim.astype(np.float64))))
+    _, link, share = _ransac(t, k, p[rows, columns], transform(guess, transform(scale, aim.astype(np.float64))))
     return link if share > 0.4 else None
 
 
-def bundle_adjust(chain: np.ndarray, links: list[Link], reference: int, size: tuple[int, int], steps: int = 6) -> np.ndarray:
+def bundle_adjust(
+    chain: np.ndarray, links: list[Link], reference: int, size: tuple[int, int], steps: int = 6
+) -> np.ndarray:
     """All homographies at once, by Gauss-Newton with Huber weights on the reprojection error in the target frame.
 
     Each C_t is updated as C_t exp(x_t): eight generators in normalised frame coordinates. A link's error is
@@ -187,7 +202,9 @@ def bundle_adjust(chain: np.ndarray, links: list[Link], reference: int, size: tu
     count = len(chain)
     unknown = np.array([t for t in range(count) if t != reference])
     column = {t: i for i, t in enumerate(unknown)}
-    prepared = [(k.source, k.target, transform(normalise, k.p), transform(normalise, k.q)) for k in links if len(k.p) >= 8]
+    prepared = [
+        (k.source, k.target, transform(normalise, k.p), transform(normalise, k.q)) for k in links if len(k.p) >= 8
+    ]
     pixel = normalise[0, 0]
     for _ in range(steps):
         blocks: dict[tuple[int, int], np.ndarray] = {}
@@ -229,7 +246,13 @@ def _generators(p: np.ndarray) -> np.ndarray:
     """d exp(x) p / dx at 0: [N, 2, 8]."""
     x, y = p[:, 0], p[:, 1]
     one, zero = np.ones_like(x), np.zeros_like(x)
-    return np.stack([np.stack([x, y, one, zero, zero, zero, -x * x, -x * y], -1), np.stack([zero, zero, zero, x, y, one, -x * y, -y * y], -1)], 1)
+    return np.stack(
+        [
+            np.stack([x, y, one, zero, zero, zero, -x * x, -x * y], -1),
+            np.stack([zero, zero, zero, x, y, one, -x * y, -y * y], -1),
+        ],
+        1,
+    )
 
 
 def _local(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:

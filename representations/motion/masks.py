@@ -83,7 +83,10 @@ def _prompted(clip: Clip, flow: Flow, prompt: MaskPrompt, folder: Path, seed: in
     image = np.asarray(clip.frames[prompt.frame])
     if prompt.scribble is not None:
         scribble = read_image(prompt.scribble)
-        start, how = mask_from_scribble(image, scribble[..., : min(3, scribble.shape[2])].mean(-1).astype(np.uint8)), "the scribble"
+        start, how = (
+            mask_from_scribble(image, scribble[..., : min(3, scribble.shape[2])].mean(-1).astype(np.uint8)),
+            "the scribble",
+        )
     elif prompt.box is not None:
         start, how = mask_from_box(image, prompt.box), f"the box {prompt.box}"
     elif prompt.search and len(clip) > 1:
@@ -101,7 +104,9 @@ def _propagate_with_evidence(clip: Clip, flow: Flow, known: dict[int, np.ndarray
     if len(clip) < 3:
         return
     lattice = (flow.forward.shape[2], flow.forward.shape[1])
-    around = np.stack([cv2.dilate(cv2.resize(m, lattice, interpolation=cv2.INTER_AREA), np.ones((9, 9), np.uint8)) for m in out])
+    around = np.stack(
+        [cv2.dilate(cv2.resize(m, lattice, interpolation=cv2.INTER_AREA), np.ones((9, 9), np.uint8)) for m in out]
+    )
     evidence = _evidence(clip, flow, 255 - around, seed)
     propagate(clip.frames, flow, known, out, evidence)
 
@@ -123,4 +128,10 @@ def _searched(clip: Clip, flow: Flow, folder: Path, seed: int) -> list[LayerMask
     mask = enlarge(trim(cv2.resize(clip.frames[t], lattice, interpolation=cv2.INTER_AREA), rough), clip.size)
     out = create_array(folder / "foreground.npy", clip.frames.shape[:3], np.uint8)
     propagate(clip.frames, flow, {t: mask}, out, evidence, evidence.usual_counts())
-    return [LayerMasks("foreground", out, f"'foreground': found by its motion, clearest on frame {t}; look at it, and give a mask where it is wrong")]
+    return [
+        LayerMasks(
+            "foreground",
+            out,
+            f"'foreground': found by its motion, clearest on frame {t}; look at it, and give a mask where it is wrong",
+        )
+    ]

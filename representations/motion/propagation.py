@@ -1,6 +1,7 @@
 """Masks from a mask on some frames, a box or a scribble: carried by flow, trimmed to the picture by GrabCut.
 
-Everything happens on the flow lattice (half size); masks come back at full size. (GrabCut: Rother et al., SIGGRAPH 2004.)
+Everything happens on the flow lattice (half size); masks come back at full size.
+(GrabCut: Rother et al., SIGGRAPH 2004.)
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def run_grabcut(image: np.ndarray, labels: np.ndarray, box: tuple[int, int, int,
     try:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         mode = cv2.GC_INIT_WITH_RECT if box is not None else cv2.GC_INIT_WITH_MASK
-        cv2.grabCut(bgr, labels, box, *models, 5 if box is not None else _ROUNDS, mode)
+        rounds = 5 if box is not None else _ROUNDS
+        cv2.grabCut(bgr, labels, box, *models, rounds, mode)  # type: ignore[arg-type]  # no box with labels
     except cv2.error:  # one of the two sides has no pixels at all
         return guess
     return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
@@ -162,7 +164,9 @@ def mask_from_box(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarr
     x, y, w, h = box
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     if x1 - x0 < 4 or y1 - y0 < 4:
-        raise InputError(f"The box {box} has no area inside the {width}x{height} frame; give x, y, width, height in pixels.")
+        raise InputError(
+            f"The box {box} has no area inside the {width}x{height} frame; give x, y, width, height in pixels."
+        )
     found = run_grabcut(image, np.zeros((height, width), np.uint8), (x0, y0, x1 - x0, y1 - y0))
     if found.sum() < 0.02 * (x1 - x0) * (y1 - y0):
         found[y0:y1, x0:x1] = 1
@@ -177,7 +181,8 @@ def mask_from_scribble(image: np.ndarray, scribble: np.ndarray) -> np.ndarray:
     """
     if scribble.shape != image.shape[:2]:
         raise InputError(
-            f"The scribble has {scribble.shape[1]}x{scribble.shape[0]} pixels, but the frame has {image.shape[1]}x{image.shape[0]}."
+            f"The scribble has {scribble.shape[1]}x{scribble.shape[0]} pixels, "
+            f"but the frame has {image.shape[1]}x{image.shape[0]}."
         )
     if not (scribble > 200).any():
         raise InputError("The scribble marks no object; paint the object white, the rest black, and leave doubt gray.")

@@ -1,8 +1,8 @@
 """What moves against the camera: evidence for the foreground from the stabilised background and from residual flow.
 
-The background is a robust mean of all frames under their homographies; a pixel speaks for the foreground when it differs
-from that picture, or moves against it. How loudly, is learnt from the masks that are known: where an object never leaves
-its place, the evidence says nothing and is not listened to.
+The background is a robust mean of all frames under their homographies; a pixel speaks for the foreground when it
+differs from that picture, or moves against it. How loudly, is learnt from the masks that are known: where an object
+never leaves its place, the evidence says nothing and is not listened to.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Evidence:
         Unless it is ``trusted``, the ratio is toned down where it would not even tell the two apart in the frames that
         it was learnt from.
         """
-        smooth = np.apply_along_axis(lambda h: np.convolve(np.pad(h, 1, mode="edge"), [0.25, 0.5, 0.25], "valid"), -1, counts)
+        smooth = np.apply_along_axis(
+            lambda h: np.convolve(np.pad(h, 1, mode="edge"), [0.25, 0.5, 0.25], "valid"), -1, counts
+        )
         ratio = np.log(smooth[:, 0] + 2e-3) - np.log(smooth[:, 1] + 2e-3)
         tables = np.clip(ratio, -2.5, 2.5)
         right = [(counts[c, 0] @ (tables[c] > 0), counts[c, 1] @ (tables[c] < 0)) for c in range(2)]
@@ -107,13 +109,15 @@ def _mosaic(
 
         def one(t: int, scale: float | None = scale, current: np.ndarray | None = current) -> np.ndarray:
             image = _small(frames[t], lattice)
-            weight = np.ones(image.shape[:2], np.float32) if exclude is None else 1.0 - exclude[t].astype(np.float32) / 255.0
+            weight = (
+                np.ones(image.shape[:2], np.float32) if exclude is None else 1.0 - exclude[t].astype(np.float32) / 255.0
+            )
             packed = np.dstack([image * weight[..., None], weight])
             warped = cv2.warpPerspective(packed, matrices[t], size, flags=cv2.INTER_LINEAR)
             if scale is not None and current is not None:
                 colour = warped[..., :3] / np.maximum(warped[..., 3:], 1e-3)
                 off = ((colour - current) ** 2).sum(-1, keepdims=True) / (3 * scale**2)
-                warped /= (1.0 + off) ** 2
+                warped = warped / (1.0 + off) ** 2
             return warped
 
         for warped in map_frames(one, range(len(frames))):

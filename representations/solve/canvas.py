@@ -20,7 +20,8 @@ from canon.runtime import map_frames
 from canon.sampling import sample
 
 CANVAS_STRIDE = 8
-_OUTLIER = 0.15  # residual (0..1) from which a pixel counts half
+LIT_SHARE = 0.5
+_OUTLIER = 0.3  # residual (0..1) from which a pixel counts half
 _BORDER = 6  # frame pixels over which a frame fades out in the canvas, so that frame edges leave no seam
 
 
@@ -86,7 +87,9 @@ def seen_nodes(problem: Problem, index: int, t: int) -> Tensor:
     return (problem.basis(2).gather(problem.weights(t, 2)[index][..., None])[..., 0] > 1e-3).float()
 
 
-def gather(problem: Problem, index: int, t: int, image: Tensor, weight: Tensor) -> tuple[Footprint, Tensor, Tensor] | None:
+def gather(
+    problem: Problem, index: int, t: int, image: Tensor, weight: Tensor
+) -> tuple[Footprint, Tensor, Tensor] | None:
     """``image`` [H, W, 3] seen with ``weight`` [H, W] -> colours [h, w, 3] and weights [h, w] in the canvas window."""
     print_ = footprint(problem, index, t)
     if print_ is None:
@@ -97,11 +100,13 @@ def gather(problem: Problem, index: int, t: int, image: Tensor, weight: Tensor) 
     return print_, found[..., :3] / mass.clamp_min(1e-3)[..., None], mass * print_.density
 
 
-def robust_canvas(problem: Problem, index: int, scales: tuple[float | None, ...] = (None, 0.15, 0.07), erode: int = 2) -> None:
+def robust_canvas(
+    problem: Problem, index: int, scales: tuple[float | None, ...] = (None, 0.15, 0.07), erode: int = 2
+) -> None:
     """Canvas of one layer as a robust mean over all frames.
 
     Args:
-        scales: one pass each: residual (0..1) at which a sample's weight has fallen to a quarter; None is the plain mean.
+        scales: one pass each: residual (0..1) at which a sample's weight has fallen to a quarter; None = plain mean.
         erode: pixels by which the layer's visible area is shrunk, so that no rim of another layer gets in.
     """
     layer = problem.layers[index]
@@ -158,10 +163,12 @@ def fill_unseen(color: Tensor, mass: Tensor, threshold: float = UNSEEN) -> Tenso
     return torch.where(known[..., None] > 0, color, smooth).contiguous()
 
 
-def back_project(problem: Problem, level: int = 0, step: float = 1.0) -> float:
+def back_project(problem: Problem, level: int = 0, step: float = 1.0, lit: float = LIT_SHARE) -> float:
     """One step towards the least-squares canvases: the composite's residual is gathered back and added.
 
-    (Irani and Peleg, 1991.) A coarse ``level`` corrects the coarse part of the canvases only, at a fraction of the cost.
+    (Irani and Peleg, 1991.) The canvas is made for the share ``lit`` of the lighting: it should look like the clip
+    without any lighting too, which leaves to the lighting only what it must explain. A coarse ``level`` corrects the
+    coarse part of the canvases only, at a fraction of the cost.
 
     Returns the mean squared error before the step.
     """
@@ -169,14 +176,14 @@ def back_project(problem: Problem, level: int = 0, step: float = 1.0) -> float:
 
     def one(t: int) -> tuple[float, list[tuple[int, Footprint, Tensor]]]:
         weights = problem.weights(t, level)
-        residual = problem.frame(t, level) - problem.render(t, level)
+        residual = problem.frame(t, level) - problem.render(t, level, lit)
         trust = 1.0 / (1.0 + residual.square().sum(-1) / (3 * _OUTLIER**2))
         parts = []
         for i, (layer, w) in enumerate(zip(problem.layers, weights, strict=True)):
             print_ = footprint(problem, i, t, level) if layer.present[t] else None
             if print_ is None:
                 continue
-            light = problem.light(layer, t, level)
+            light = 1.0 + lit * (problem.light(layer, t, level) - 1.0)
             share = (w * trust)[..., None]
             gain = light.mean(-1, keepdim=True) ** 2 * w.clamp_min(0.2)[..., None]
             packed = torch.cat([residual * light * share, gain * share], -1)
@@ -198,5 +205,7 @@ def back_project(problem: Problem, level: int = 0, step: float = 1.0) -> float:
 
 def _enlarge(image: Tensor, size: tuple[int, int], factor: int) -> Tensor:
     """[h, w, C] at ``factor`` times the size, cut to ``size``."""
-    planes = torch.nn.functional.interpolate(image.permute(2, 0, 1)[None], scale_factor=factor, mode="bilinear", align_corners=False)
+    planes = torch.nn.functional.interpolate(
+        image.permute(2, 0, 1)[None], scale_factor=factor, mode="bilinear", align_corners=False
+    )
     return planes[0, :, : size[0], : size[1]].permute(1, 2, 0)

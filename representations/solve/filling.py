@@ -1,6 +1,7 @@
 """Texels that no frame shows: the background behind a foreground that stays put, filled with patches from elsewhere.
 
-Coarse-to-fine patch matching and voting (Wexler et al., PAMI 2007; Barnes et al., SIGGRAPH 2009), vectorised over texels.
+Coarse-to-fine patch matching and voting (Wexler et al., PAMI 2007; Barnes et al., SIGGRAPH 2009), vectorised over
+texels.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def _fill_window(color: np.ndarray, seen: np.ndarray, hole: np.ndarray, rng: np.
             continue
         if image is not None and source is not None:
             small = np.where(gap[..., None], cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), small)
-            source = cv2.resize(source, size, interpolation=cv2.INTER_NEAREST) * np.float32([size[0] / source.shape[1], size[1] / source.shape[0]])
+            source = cv2.resize(source, size, interpolation=cv2.INTER_NEAREST) * np.array(
+                [size[0] / source.shape[1], size[1] / source.shape[0]], np.float32
+            )
         image, source = _match_and_vote(small, gap, usable, source, rng)
     if image is None or source is None:
         return color
@@ -107,7 +110,7 @@ def _match_and_vote(
         for trial in trials:
             if isinstance(trial, tuple):
                 near = field[np.clip(ys - trial[1], 0, height - 1), np.clip(xs - trial[0], 0, width - 1)]
-                guess = near + np.float32(trial)
+                guess = near + np.array(trial, np.float32)
             else:
                 guess = np.round(best + rng.uniform(-trial, trial, best.shape).astype(np.float32))
             allowed = _is_usable(guess, usable)
@@ -127,7 +130,14 @@ def _is_usable(positions: np.ndarray, usable: np.ndarray) -> np.ndarray:
 
 
 def _vote(
-    image: np.ndarray, gap: np.ndarray, field: np.ndarray, xs: np.ndarray, ys: np.ndarray, cost: np.ndarray, dx: np.ndarray, dy: np.ndarray
+    image: np.ndarray,
+    gap: np.ndarray,
+    field: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    cost: np.ndarray,
+    dx: np.ndarray,
+    dy: np.ndarray,
 ) -> np.ndarray:
     height, width = gap.shape
     total = np.zeros((height * width, 4), np.float64)
@@ -150,7 +160,7 @@ def _copy_back(color: np.ndarray, hole: np.ndarray, image: np.ndarray, source: n
     height, width = hole.shape
     smooth = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     if image.shape[:2] != hole.shape:
-        scale = np.float32([width / image.shape[1], height / image.shape[0]])
+        scale = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
         y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
         offset = cv2.resize((source - np.dstack([x, y])) * scale, (width, height), interpolation=cv2.INTER_NEAREST)
         fine_y, fine_x = np.mgrid[:height, :width].astype(np.float32)

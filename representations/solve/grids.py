@@ -55,7 +55,10 @@ def _tents(pixels: int, nodes: int, stride: int, level: int, device: torch.devic
 
 
 def smoothness(grid: Tensor) -> Tensor:
-    """The membrane operator L g (graph Laplacian with free borders) of grids [B, C, gh, gw]; g L g = sum of squared differences."""
+    """The membrane operator L g (graph Laplacian with free borders) of grids [B, C, gh, gw].
+
+    g L g is the sum of squared differences between neighbours.
+    """
     out = torch.zeros_like(grid)
     dx = grid[..., 1:] - grid[..., :-1]
     dy = grid[..., 1:, :] - grid[..., :-1, :]
@@ -111,7 +114,11 @@ def solve_scalar_grid(weight: Tensor, right: Tensor, membrane: float, steps: int
 
 
 def _conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], precondition: Callable[[Tensor], Tensor], right: Tensor, start: Tensor | None, steps: int
+    apply: Callable[[Tensor], Tensor],
+    precondition: Callable[[Tensor], Tensor],
+    right: Tensor,
+    start: Tensor | None,
+    steps: int,
 ) -> Tensor:
     d = torch.zeros_like(right) if start is None else start.clone()
     r = right.clone() if start is None else right - apply(d)
@@ -133,12 +140,14 @@ def _conjugate_gradients(
 
 
 def fit_affine(points: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted least-squares affine map values ~ [x, y, 1] A: points, values [N, 2], weight [N] -> A [3, 2] (float64)."""
+    """Weighted least-squares affine map values ~ [x, y, 1] A: points, values [N, 2], weight [N] -> float64 [3, 2]."""
     ones = torch.ones_like(points[:, :1])
     design = torch.cat([points, ones], dim=1).double()
     weighted = design * weight[:, None].double()
     ridge = torch.eye(3, dtype=torch.float64, device=points.device) * 1e-6
-    return torch.linalg.solve(weighted.T @ design + ridge, weighted.T @ values.double() + ridge @ _identity(points.device))
+    return torch.linalg.solve(
+        weighted.T @ design + ridge, weighted.T @ values.double() + ridge @ _identity(points.device)
+    )
 
 
 def _identity(device: torch.device) -> Tensor:

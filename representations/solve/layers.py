@@ -118,15 +118,15 @@ class Problem:
         found = sample_mip(layer.levels[level:], self.coordinates(layer, t, level), float(layer.detail[t]))
         return found[..., :3], found[..., 3]
 
-    def render(self, t: int, level: int = 0, lit: bool = True) -> Tensor:
-        """The reconstruction of frame t, [h, w, 3]."""
+    def render(self, t: int, level: int = 0, lit: float = 1.0) -> Tensor:
+        """The reconstruction of frame t, [h, w, 3], under the share ``lit`` of the lighting's departure from 1."""
         total: Tensor | None = None
         for layer, weight in zip(self.layers, self.weights(t, level), strict=True):
             if not layer.present[t]:
                 continue
             image = self.look(layer, t, level)[0] * weight[..., None]
             if lit:
-                image = image * self.light(layer, t, level)
+                image = image * (1.0 + lit * (self.light(layer, t, level) - 1.0))
             total = image if total is None else total + image
         assert total is not None
         return total

@@ -1,8 +1,7 @@
-"""Lighting in closed form: per frame a coarse, bounded, multiplicative field that is estimated where there is colour to light."""
+"""Lighting in closed form: per frame a coarse, bounded, multiplicative field, seen where there is colour to light."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from canon.representations.solve.grids import solve_scalar_grid
@@ -12,11 +11,13 @@ from canon.runtime import map_frames
 LOW, HIGH = 0.5, 2.0
 
 
-def estimate_lighting(problem: Problem, level: int = 1, membrane: float = 30.0, prior: float = 4.0, noise: float = 0.05) -> None:
+def estimate_lighting(
+    problem: Problem, level: int = 1, membrane: float = 300.0, prior: float = 300.0, noise: float = 0.05
+) -> None:
     """Replace every layer's lighting by the least-squares one given canvases and coordinates.
 
-    Minimises |I - sum w L s|^2 / noise^2 + membrane |grad L|^2 + prior (L - 1)^2 on nodes every LIGHT_STRIDE pixels: s^2
-    weighs the data, so that a dark surface, whose lighting cannot be seen, keeps that of its surroundings.
+    Minimises |I - sum w L s|^2 / noise^2 + membrane |grad L|^2 + prior (L - 1)^2 on nodes every LIGHT_STRIDE pixels:
+    s^2 weighs the data, so that a dark surface, whose lighting cannot be seen, keeps that of its surroundings.
     """
 
     def one(t: int) -> tuple[int, list[Tensor | None]]:

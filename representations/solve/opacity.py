@@ -14,10 +14,13 @@ SNAP = 0.12
 """Opacity within this of 0 or 1 becomes 0 or 1: a fitted 0.97 would let the source shine through opaque paint."""
 
 
-def refine_opacity(problem: Problem, masks: list[np.ndarray], targets: list[np.ndarray], band: int, noise: float = 0.06) -> None:
+def refine_opacity(
+    problem: Problem, masks: list[np.ndarray], targets: list[np.ndarray], band: int, noise: float = 0.06
+) -> None:
     """Write the opacity that explains each frame best into ``targets`` and make it the problem's.
 
-    Within ``band`` pixels of a mask's outline, alpha = argmin |I - (alpha F + (1 - alpha) B)|^2 / noise^2 + (alpha - mask)^2
+    Within ``band`` pixels of a mask's outline,
+    alpha = argmin |I - (alpha F + (1 - alpha) B)|^2 / noise^2 + (alpha - mask)^2
     over a 3x3 window, F being the lit layer and B all that lies behind it; elsewhere the mask is kept, and made solid.
 
     Args:
@@ -35,7 +38,9 @@ def refine_opacity(problem: Problem, masks: list[np.ndarray], targets: list[np.n
 
 
 def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int, noise: float) -> list[np.ndarray]:
-    lit = [problem.look(layer, t)[0] * problem.light(layer, t) if layer.present[t] else None for layer in problem.layers]
+    lit = [
+        problem.look(layer, t)[0] * problem.light(layer, t) if layer.present[t] else None for layer in problem.layers
+    ]
     known = [problem.look(layer, t)[1] if layer.present[t] else None for layer in problem.layers]
     alphas = [torch.from_numpy(o[t].astype(np.float32)).to(problem.device) / 255.0 for o in problem.opacity]
     remaining = problem.frame(t)

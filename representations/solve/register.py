@@ -1,4 +1,4 @@
-"""Coordinates by Gauss-Newton: every frame is registered to the canvases, on control grids, all frames of a clip at once.
+"""Coordinates by Gauss-Newton: every frame is registered to the canvases, on control grids, all frames at once.
 
 One step linearises the composite R = sum w L s(uv) around the present grids, gathers each layer's normal equations onto
 its nodes (whole-frame passes, no loop over pixels), adds smoothness and agreement with optical flow, and solves. Before
@@ -21,7 +21,6 @@ from canon.representations.solve.grids import fit_affine, smoothness, solve_grid
 from canon.representations.solve.layers import Layer, Problem
 from canon.runtime import map_frames
 from canon.sampling import halve, sample
-
 
 Targets = tuple[Tensor, Tensor] | None
 _FRAMES_PER_SOLVE = 8
@@ -49,8 +48,9 @@ class RegisterOptions:
     brightness: float = 0.0
 
 
-
-def register_all(problem: Problem, flow: Flow | None, level: int, options: RegisterOptions, which: list[int] | None = None) -> None:
+def register_all(
+    problem: Problem, flow: Flow | None, level: int, options: RegisterOptions, which: list[int] | None = None
+) -> None:
     """One Gauss-Newton step of the grids of all frames and of the layers in ``which`` (default: all)."""
     which = list(range(len(problem.layers))) if which is None else which
     chosen = [problem.layers[i] for i in which]
@@ -67,7 +67,13 @@ def register_all(problem: Problem, flow: Flow | None, level: int, options: Regis
     for layer, matrix, right in zip(chosen, matrices, rights, strict=True):
         targets = flow_targets(problem, layer, flow) if flow is not None else None
 
-        def step(part: slice, layer: Layer = layer, matrix: Tensor = matrix, right: Tensor = right, targets: Targets = targets) -> Tensor:
+        def step(
+            part: slice,
+            layer: Layer = layer,
+            matrix: Tensor = matrix,
+            right: Tensor = right,
+            targets: Targets = targets,
+        ) -> Tensor:
             aims = None if targets is None else (targets[0][part], targets[1][part])
             return grid_step(layer.grid[part], layer.reference[part], matrix[part], right[part], aims, options, level)
 
@@ -98,15 +104,25 @@ def normal_equations(
         layer, weight = problem.layers[i], weights[i]
         w = (trust * weight * weight * (known > 0.99))[..., None]
         wx, wy = w * gx, w * gy
-        products = [(wx * gx).sum(-1), (wx * gy).sum(-1), (wy * gy).sum(-1), (wx * residual).sum(-1), (wy * residual).sum(-1)]
+        products = [
+            (wx * gx).sum(-1),
+            (wx * gy).sum(-1),
+            (wy * gy).sum(-1),
+            (wx * residual).sum(-1),
+            (wy * residual).sum(-1),
+        ]
         sums = list(basis.gather(torch.stack(products, -1)).unbind(-1))
         if options.brightness > 0:
-            sums = _without_brightness(basis.gather(torch.cat([wx, wy, w * residual, w], dim=-1)), sums, options.brightness)
+            sums = _without_brightness(
+                basis.gather(torch.cat([wx, wy, w * residual, w], dim=-1)), sums, options.brightness
+            )
         xx, xy, yy, xe, ye = sums
         scale = 4.0**level / (3.0 * options.noise**2)
         pixel = 2.0**level
         found[i] = _to_canvas(
-            torch.stack([xx, xy, yy]) * (scale / pixel**2), torch.stack([xe, ye]) * (scale / pixel), jacobian(layer.reference[t], problem.stride)
+            torch.stack([xx, xy, yy]) * (scale / pixel**2),
+            torch.stack([xe, ye]) * (scale / pixel),
+            jacobian(layer.reference[t], problem.stride),
         )
     return found
 
@@ -254,7 +270,7 @@ def refresh_references(problem: Problem, indices: list[int]) -> None:
 
 
 def refresh_detail(problem: Problem) -> None:
-    """Set the level of detail at which every frame samples every canvas, as the baked fit will (:meth:`canon.Fit.texels`)."""
+    """Set the level of detail at which every frame samples every canvas, as :meth:`canon.Fit.texels` will."""
     height, width = problem.size
     nodes = grid_nodes(problem.size, problem.stride).numpy().astype(int)
     x, y = np.minimum(nodes[..., 0], width - 1), np.minimum(nodes[..., 1], height - 1)

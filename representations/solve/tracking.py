@@ -15,13 +15,20 @@ from canon.representations.motion.flow import Flow
 from canon.representations.solve.canvas import fill_unseen, gather, interior
 from canon.representations.solve.grids import solve_grid
 from canon.representations.solve.layers import LIGHT_STRIDE, Layer, Problem
-from canon.representations.solve.register import RegisterOptions, affine_reference, carry, grid_step, normal_equations, visible_nodes
+from canon.representations.solve.register import (
+    RegisterOptions,
+    affine_reference,
+    carry,
+    grid_step,
+    normal_equations,
+    visible_nodes,
+)
 
 CANVAS_MARGIN = 24
 
 
 def choose_keyframe(areas: np.ndarray) -> int:
-    """The frame where the layer is large (its finest view) and not far from the middle of the time in which it is seen."""
+    """The frame where the layer is large (its finest view), and not far from the middle of the time it is seen in."""
     seen = np.nonzero(areas > 0)[0]
     middle, half = (seen[0] + seen[-1]) / 2, max((seen[-1] - seen[0]) / 2, 1)
     score = areas * (1.0 - 0.5 * np.abs(np.arange(len(areas)) - middle) / half)
@@ -38,7 +45,9 @@ def _outward(keyframe: int, present: np.ndarray) -> list[tuple[int, int]]:
     return mixed + longer[min(len(after), len(before)) :]
 
 
-def carried_grid(problem: Problem, index: int, t: int, s: int, flow: Flow, pull: float = 20.0, membrane: float = 0.5) -> tuple[Tensor, Tensor]:
+def carried_grid(
+    problem: Problem, index: int, t: int, s: int, flow: Flow, pull: float = 20.0, membrane: float = 0.5
+) -> tuple[Tensor, Tensor]:
     """Grid of frame t from the one of its neighbour s through flow, and its affine reference."""
     layer = problem.layers[index]
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
@@ -113,7 +122,9 @@ def register_outward(
         for level in levels:
             equations = normal_equations(problem, t, level, options, [index])[index]
             # Smooth around what the flow says, not around a rigid motion: a bend must not be ironed out frame by frame.
-            step = grid_step(layer.grid[t : t + 1], carried, equations[0][None], equations[1][None], None, options, level)
+            step = grid_step(
+                layer.grid[t : t + 1], carried, equations[0][None], equations[1][None], None, options, level
+            )
             layer.grid[t] += step[0]
         add(t)
 

@@ -342,6 +342,16 @@ def an_unknown_device(tmp: Path, source: Path, video: Path) -> list[str]:
     return [str(source), "--device", "tpu"]
 
 
+@bad_fit("seed -1 is out of range")
+def a_negative_seed(tmp: Path, source: Path, video: Path) -> list[str]:
+    return [str(source), "--seed", "-1"]
+
+
+@bad_fit("--box takes 4 values, not 3")
+def a_box_of_three_numbers(tmp: Path, source: Path, video: Path) -> list[str]:
+    return [str(video), "--box", "1", "2", "3"]
+
+
 @bad_fit("cannot be a folder's")
 def a_name_that_climbs_out(tmp: Path, source: Path, video: Path) -> list[str]:
     return [str(video), "--name", "../../up"]
@@ -406,6 +416,12 @@ def test_bad_edits(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "no fit called 'x'" in complains(capsys, [*edit, "remove", "--fit", "x"])
     assert "no edit called 'z'" in complains(capsys, ["render", str(project), "--edit", "z"])
     assert "needs --edit" in complains(capsys, ["render", str(project)])
+    assert "use .png or .exr" in complains(capsys, ["canonical", str(project), "--out", str(tmp_path / "x.jpg")])
+    nowhere = ["canonical", str(project), "--out", "/proc/nowhere/x.png", "--layer", "background"]
+    assert "Cannot write '/proc" in complains(capsys, nowhere)
+    unmade = tmp_path / "unmade"
+    assert "preset 'x' is not known" in complains(capsys, ["demo", "--preset", "x", "--out", str(unmade)])
+    assert not unmade.exists()
     assert "no command 'rendr'; did you mean 'render'" in complains(capsys, ["rendr"])
     assert tree(project) == before
 
