@@ -20,7 +20,6 @@ from canon.runtime import map_frames
 from canon.sampling import sample
 
 CANVAS_STRIDE = 8
-LIT_SHARE = 0.5
 _OUTLIER = 0.3  # residual (0..1) from which a pixel counts half
 _BORDER = 6  # frame pixels over which a frame fades out in the canvas, so that frame edges leave no seam
 
@@ -163,11 +162,10 @@ def fill_unseen(color: Tensor, mass: Tensor, threshold: float = UNSEEN) -> Tenso
     return torch.where(known[..., None] > 0, color, smooth).contiguous()
 
 
-def back_project(problem: Problem, level: int = 0, step: float = 1.0, lit: float = LIT_SHARE) -> float:
+def back_project(problem: Problem, level: int = 0, step: float = 1.0) -> float:
     """One step towards the least-squares canvases: the composite's residual is gathered back and added.
 
-    (Irani and Peleg, 1991.) The canvas is made for the share ``lit`` of the lighting: it should look like the clip
-    without any lighting too, which leaves to the lighting only what it must explain. A coarse ``level`` corrects the
+    (Irani and Peleg, 1991.) A coarse ``level`` corrects the
     coarse part of the canvases only, at a fraction of the cost.
 
     Returns the mean squared error before the step.
@@ -176,14 +174,14 @@ def back_project(problem: Problem, level: int = 0, step: float = 1.0, lit: float
 
     def one(t: int) -> tuple[float, list[tuple[int, Footprint, Tensor]]]:
         weights = problem.weights(t, level)
-        residual = problem.frame(t, level) - problem.render(t, level, lit)
+        residual = problem.frame(t, level) - problem.render(t, level)
         trust = 1.0 / (1.0 + residual.square().sum(-1) / (3 * _OUTLIER**2))
         parts = []
         for i, (layer, w) in enumerate(zip(problem.layers, weights, strict=True)):
             print_ = footprint(problem, i, t, level) if layer.present[t] else None
             if print_ is None:
                 continue
-            light = 1.0 + lit * (problem.light(layer, t, level) - 1.0)
+            light = problem.light(layer, t, level)
             share = (w * trust)[..., None]
             gain = light.mean(-1, keepdim=True) ** 2 * w.clamp_min(0.2)[..., None]
             packed = torch.cat([residual * light * share, gain * share], -1)

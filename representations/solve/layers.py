@@ -13,8 +13,18 @@ from canon.representations.solve.grids import GridBasis
 from canon.sampling import pyramid, sample_mip
 
 LIGHT_STRIDE = 64
+FAINT_GRADIENT = 0.012
+"""Change of brightness (0..1) per half-size pixel at which texture is as good as none."""
 UNSEEN = 1e-3
 """Texels whose coverage is not above this were never seen."""
+
+
+def central_differences(image: Tensor) -> tuple[Tensor, Tensor]:
+    """d/dx and d/dy of [h, w, C], zero on the border."""
+    gx, gy = torch.zeros_like(image), torch.zeros_like(image)
+    gx[:, 1:-1] = (image[:, 2:] - image[:, :-2]) * 0.5
+    gy[1:-1] = (image[2:] - image[:-2]) * 0.5
+    return gx, gy
 
 
 @dataclass
@@ -70,6 +80,7 @@ class Problem:
     stride: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bases: dict[tuple[int, int], GridBasis] = field(default_factory=dict)
+    textures: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> Size:
@@ -90,6 +101,19 @@ class Problem:
         """Frame t, float32 0..1 at a pyramid level."""
         image = torch.from_numpy(self.frames[t].astype(np.float32)).to(self.device) / 255.0
         return pyramid(image, level + 1)[-1]
+
+    def texture(self, t: int) -> Tensor:
+        """How well motion can be seen at each node, 0..1 [gh, gw]: the smaller eigenvalue of the structure tensor.
+
+        (Shi and Tomasi, 1994.) On a smooth surface neither flow nor registration can tell where it went.
+        """
+        if t not in self.textures:
+            gx, gy = central_differences(self.frame(t, 1).mean(-1, keepdim=True))
+            sums = self.basis(1).gather(torch.cat([gx * gx, gx * gy, gy * gy], dim=-1))
+            xx, xy, yy = (sums / (self.stride / 2) ** 2).unbind(-1)
+            smaller = 0.5 * (xx + yy - ((xx - yy).square() + 4 * xy * xy).sqrt())
+            self.textures[t] = smaller / (smaller + FAINT_GRADIENT**2)
+        return self.textures[t]
 
     def weights(self, t: int, level: int = 0) -> list[Tensor]:
         """Contribution of every layer at frame t, [h, w] each, summing to 1."""
@@ -118,15 +142,15 @@ class Problem:
         found = sample_mip(layer.levels[level:], self.coordinates(layer, t, level), float(layer.detail[t]))
         return found[..., :3], found[..., 3]
 
-    def render(self, t: int, level: int = 0, lit: float = 1.0) -> Tensor:
-        """The reconstruction of frame t, [h, w, 3], under the share ``lit`` of the lighting's departure from 1."""
+    def render(self, t: int, level: int = 0, lit: bool = True) -> Tensor:
+        """The reconstruction of frame t, [h, w, 3]."""
         total: Tensor | None = None
         for layer, weight in zip(self.layers, self.weights(t, level), strict=True):
             if not layer.present[t]:
                 continue
             image = self.look(layer, t, level)[0] * weight[..., None]
             if lit:
-                image = image * (1.0 + lit * (self.light(layer, t, level) - 1.0))
+                image = image * self.light(layer, t, level)
             total = image if total is None else total + image
         assert total is not None
         return total

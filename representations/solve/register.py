@@ -18,13 +18,14 @@ from canon.coordinates import grid_nodes, pixel_grid
 from canon.grids import jacobian, level_of_detail, sample_grid, texels_per_pixel
 from canon.representations.motion.flow import FLOW_STRIDE, Flow
 from canon.representations.solve.grids import fit_affine, smoothness, solve_grid, solve_scalar_grid
-from canon.representations.solve.layers import Layer, Problem
+from canon.representations.solve.layers import Layer, Problem, central_differences
 from canon.runtime import map_frames
 from canon.sampling import halve, sample
 
 Targets = tuple[Tensor, Tensor] | None
 _FRAMES_PER_SOLVE = 8
 _REFERENCE_MEMBRANE = 6.0
+_LEAST_TRUST = 0.02
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class RegisterOptions:
         temporal: agreement with flow-carried neighbours, per squared pixel at a node.
         robust: residual (0..1) from which a pixel is distrusted.
         limit: largest step in pixels of the level.
+        anchor: pull of nodes without texture towards the reference, per squared pixel.
         brightness: share of the windows' mean residual that is projected out: 1 before the lighting is known, 0 after.
     """
 
@@ -46,6 +48,7 @@ class RegisterOptions:
     robust: float = 0.4
     limit: float = 1.0
     brightness: float = 0.0
+    anchor: float = 0.2
 
 
 def register_all(
@@ -66,6 +69,11 @@ def register_all(
                 matrices[slot][t], rights[slot][t] = equations[i]
     for layer, matrix, right in zip(chosen, matrices, rights, strict=True):
         targets = flow_targets(problem, layer, flow) if flow is not None else None
+        # Shading that wanders over a smooth surface looks like motion; where there is no texture, it is not believed.
+        pull = options.anchor * torch.stack([1.0 - problem.texture(t) for t in range(problem.count)])
+        matrix[:, 0] += pull
+        matrix[:, 2] += pull
+        right += pull[:, None] * (layer.reference - layer.grid).permute(0, 3, 1, 2)
 
         def step(
             part: slice,
@@ -132,14 +140,6 @@ def _without_brightness(means: Tensor, sums: list[Tensor], share: float) -> list
     sx, sy, se, n = means[..., :3], means[..., 3:6], means[..., 6:9], (means[..., 9] + 1e-3) / share
     pairs = ((sx, sx), (sx, sy), (sy, sy), (sx, se), (sy, se))
     return [total - (a * b).sum(-1) / n for total, (a, b) in zip(sums, pairs, strict=True)]
-
-
-def central_differences(image: Tensor) -> tuple[Tensor, Tensor]:
-    """d/dx and d/dy of [h, w, C], zero on the border."""
-    gx, gy = torch.zeros_like(image), torch.zeros_like(image)
-    gx[:, 1:-1] = (image[:, 2:] - image[:, :-2]) * 0.5
-    gy[1:-1] = (image[2:] - image[:-2]) * 0.5
-    return gx, gy
 
 
 def _to_canvas(matrix: Tensor, right: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,7 +226,8 @@ def carry(problem: Problem, index: int, flow: Flow, t: int, s: int) -> tuple[Ten
     mass, moved = basis.gather(torch.cat([weight, weight * there], dim=-1)).split([1, 2], dim=-1)
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
     full = problem.stride**2 / FLOW_STRIDE**2
-    return nodes + moved / mass.clamp_min(1e-4), (mass[..., 0] / full).clamp(0, 1)
+    trust = (mass[..., 0] / full).clamp(0, 1) * (_LEAST_TRUST + problem.texture(t)).clamp_max(1.0)
+    return nodes + moved / mass.clamp_min(1e-4), trust
 
 
 def affine_reference(grid: Tensor, weight: Tensor, nodes: Tensor) -> Tensor:
@@ -262,7 +263,8 @@ def refresh_references(problem: Problem, indices: list[int]) -> None:
         layer = problem.layers[i]
 
         def one(t: int, i: int = i, layer: Layer = layer) -> Tensor:
-            return smooth_reference(layer.grid[t], visible_nodes(problem, i, t) + 1e-6, nodes)
+            trust = visible_nodes(problem, i, t) * (_LEAST_TRUST + problem.texture(t))
+            return smooth_reference(layer.grid[t], trust + 1e-6, nodes)
 
         times = [int(t) for t in np.nonzero(layer.present)[0]]
         for t, reference in zip(times, map_frames(one, times), strict=True):

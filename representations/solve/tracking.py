@@ -13,7 +13,7 @@ from canon.coordinates import grid_nodes, grid_size
 from canon.grids import sample_grid
 from canon.representations.motion.flow import Flow
 from canon.representations.solve.canvas import fill_unseen, gather, interior
-from canon.representations.solve.grids import solve_grid
+from canon.representations.solve.grids import solve_scalar_grid
 from canon.representations.solve.layers import LIGHT_STRIDE, Layer, Problem
 from canon.representations.solve.register import (
     RegisterOptions,
@@ -25,6 +25,8 @@ from canon.representations.solve.register import (
 )
 
 CANVAS_MARGIN = 24
+_STIFF_TO_SOFT = (200.0, 50.0, 10.0)
+_ASTRAY = 1.0  # pixels per frame
 
 
 def choose_keyframe(areas: np.ndarray) -> int:
@@ -52,14 +54,17 @@ def carried_grid(
     layer = problem.layers[index]
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
     positions, sure = carry(problem, index, flow, t, s)
-    if float(sure.sum()) < 1.0:
+    if float(sure.sum()) < 0.2:
         return layer.grid[s].clone(), layer.reference[s].clone()
     # The motion is continued smoothly to where the layer is hidden; the coordinates there are remembered, not invented.
     rigid = affine_reference(positions, sure + 1e-6, nodes)
-    weight = pull * sure
-    matrix = torch.stack([weight, torch.zeros_like(weight), weight])[None]
-    right = (weight[..., None] * (positions - rigid)).permute(2, 0, 1)[None]
-    moved = rigid + solve_grid(matrix, right, membrane, steps=60)[0].permute(1, 2, 0)
+    moved, trust = rigid, sure
+    for stiffness in (*_STIFF_TO_SOFT, membrane):
+        weight = (pull * trust)[None, None].expand(1, 2, *trust.shape)
+        deviation = (positions - rigid).permute(2, 0, 1)[None]
+        moved = rigid + solve_scalar_grid(weight, weight * deviation, stiffness, steps=60)[0].permute(1, 2, 0)
+        # A patch whose flow departs from what surrounds it (a reflection, a flow gone astray) is left out.
+        trust = sure / (1.0 + (positions - moved).square().sum(-1) / _ASTRAY**2).square()
     grid = sample_grid(layer.grid[s], moved, problem.stride)
     return grid, affine_reference(grid, visible_nodes(problem, index, t) + 1e-6, nodes)
 
