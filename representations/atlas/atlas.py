@@ -14,6 +14,7 @@ import torch
 
 from canon.clip import Clip
 from canon.fits import Fit, FitLayer
+from canon.folders import array_digest
 from canon.registry import Progress, Representation
 from canon.representations.atlas import pipeline
 from canon.representations.atlas.config import AtlasConfig
@@ -25,7 +26,7 @@ from canon.representations.solve.layers import LIGHT_STRIDE, Problem
 from canon.representations.workspace import Workspace
 from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
 
-VERSION = 2
+VERSION = 3
 """Changes when the same input gives another result, so that no stale stage is taken up."""
 
 _SHARES = {"flow": 0.05, "masks": 0.05, "camera": 0.05, "layers": 0.2, "refine": 0.6, "bake": 0.05}
@@ -83,7 +84,7 @@ class Atlas(Representation):
         device: torch.device,
         clock: _Clock,
     ) -> Problem:
-        names = [mask.origin for mask in masks]
+        names = _digests(masks)
         settings = {f.name: str(getattr(config, f.name)) for f in fields(config)}
         path = work.stage("solve", names, settings)
         with clock.stage("layers"):
@@ -120,7 +121,7 @@ class Atlas(Representation):
         from canon.representations.atlas.neural import NeuralOptions, solve_neural
 
         options = NeuralOptions(steps=config.steps, batch=config.batch, minutes=config.minutes or None)
-        path = work.stage("neural", [mask.origin for mask in masks], asdict(options), config.node_distance)
+        path = work.stage("neural", _digests(masks), asdict(options), config.node_distance)
         with clock.stage("refine"):
             result = solve_neural(
                 clip.frames,
@@ -131,7 +132,7 @@ class Atlas(Representation):
                 device=device,
                 seed=seed,
                 checkpoint=path,
-                progress=clock.progress,
+                progress=lambda _, done, figures: clock.report("refine", done, figures),
             )
         fit = _finish(clip, config, result.layers, masks, clock, config.node_distance)
         fit.stats["curve"] = [[float(v) for v in row] for row in result.curve]
@@ -156,6 +157,11 @@ class _Clock:
 
     def report(self, name: str, done: float, figures: Mapping[str, float]) -> None:
         self.progress(name, self._before + _SHARES[name] * done, figures)
+
+
+def _digests(masks: list[LayerMasks]) -> list[list[str]]:
+    """What later stages know of the masks: their names and contents."""
+    return [[mask.name, array_digest(mask.values)] for mask in masks]
 
 
 def _camera(clip: Clip, flow: Flow, masks: list[LayerMasks], work: Workspace, seed: int) -> CameraMotion:
@@ -183,7 +189,7 @@ def _camera(clip: Clip, flow: Flow, masks: list[LayerMasks], work: Workspace, se
         return CameraMotion(np.array(arrays["to_reference"]), int(arrays["reference"][0]), np.array(arrays["inliers"]))
 
     assert FLOW_STRIDE == 2
-    return work.run(work.stage("camera", [mask.origin for mask in masks]), build, load)
+    return work.run(work.stage("camera", _digests(masks)), build, load)
 
 
 def bake(problem: Problem, seed: int) -> list[FitLayer]:

@@ -157,7 +157,7 @@ def _run(
         estimate_lighting(problem)
     if step.kind == "register":
         register_all(problem, flow if problem.count > 1 else None, step.level, RegisterOptions())
-        refresh_references(problem, list(range(len(masks))))
+        refresh_references(problem)
         refresh_detail(problem)
     return back_project(problem, step.level)
 
@@ -170,7 +170,8 @@ def save_state(problem: Problem, folder: Path, done: int) -> None:
             arrays[f"{layer.name}/{name}"] = getattr(layer, name).cpu().numpy()
         arrays[f"{layer.name}/detail"] = layer.detail
     opacity = [str(getattr(planes, "filename", "") or "") for planes in problem.opacity]
-    names = {f"opacity{i}": Path(name).name if Path(name).parent == folder else "" for i, name in enumerate(opacity)}
+    own = [name and Path(name).resolve().parent == folder.resolve() for name in opacity]
+    names = {f"opacity{i}": Path(opacity[i]).name if own[i] else "" for i in range(len(opacity))}
     write_arrays(folder / "state.safetensors", arrays, {"done": str(done), **names})
 
 

@@ -58,8 +58,10 @@ def global_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class DisFlow:
     """OpenCV's DIS flow, started from the dominant translation where that explains the pair better than rest does."""
 
-    def __init__(self, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> None:
-        self.engine = cv2.DISOpticalFlow.create(preset)
+    def __init__(self, finest: int = 1) -> None:
+        """Args: finest: pyramid level at which the flow ends; 0 = the pictures' own size, 1 = half of it."""
+        self.engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.engine.setFinestScale(finest)
 
     def __call__(self, a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """Flow from gray uint8 a to b: float32 [H, W, 2]."""
@@ -96,6 +98,8 @@ def compute_flow(frames: np.ndarray, folder: Path) -> Flow:
     shape = (max(count - 1, 0), -(-height // FLOW_STRIDE), -(-width // FLOW_STRIDE), 2)
     if count < 2:
         empty = np.zeros(shape, np.float16)
+        for name in ("forward", "backward"):
+            np.save(folder / f"flow_{name}.npy", empty)
         return Flow(empty, empty)
     arrays = [create_array(folder / f"flow_{name}.npy", shape, np.float16) for name in ("forward", "backward")]
 

@@ -18,6 +18,7 @@ from canon.sampling import remap
 
 POINTS_PER_LINK = 600
 INLIER_PX = 1.5
+_SMALL = 200  # lattice pixels; smaller pictures are matched at their full size, and twice
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,11 @@ def estimate_camera(frames: np.ndarray, flow: Flow, weight: np.ndarray, seed: in
     reference = count // 2
     chain = _chain([matrix for matrix, _ in steps], reference, count)
     if count > 2:
-        links += _keyframe_links(frames, weight, chain, seed)
-        chain = bundle_adjust(chain, links, reference, size)
+        for _ in range(2 if max(size) <= 2 * _SMALL else 1):
+            direct = _keyframe_links(frames, weight, chain, seed)
+            # Flow between frames that are aligned already is finer than flow across a fast pan: it takes its place.
+            found = {(link.source, link.target) for link in direct}
+            chain = bundle_adjust(chain, direct + [k for k in links if (k.source, k.target) not in found], reference, size)
     return CameraMotion(chain, reference, inliers)
 
 
@@ -145,7 +149,8 @@ def _keyframe_links(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, s
     for t in range(count):
         near = sorted((k for k in keyframes if abs(k - t) > 1), key=lambda k: abs(k - t))
         overlapping = [k for k in near if np.abs(centres[k] - centres[t]).max() < 0.6 * min(width, 2 * height)]
-        pairs += [(t, int(k)) for k in {*overlapping[:2], *overlapping[-1:]}]
+        pairs += [(t, int(k)) for k in sorted({*overlapping[:2], *overlapping[-1:]})]
+        pairs += [(t, s) for s in (t + 1, t + 3) if s < count]
 
     def one(pair: tuple[int, int]) -> Link | None:
         return _direct_link(frames, weight, chain, pair, seed)
@@ -172,7 +177,7 @@ def _direct_link(
     if (inside & seen).mean() < 0.1:
         return None
     warped = remap(b[..., None], lookup)[..., 0]
-    engine = DisFlow(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    engine = DisFlow(finest=0 if max(a.shape) <= _SMALL else 1)
     forth, back = (
         engine(a, warped, np.zeros((*a.shape, 2), np.float32)),
         engine(warped, a, np.zeros((*a.shape, 2), np.float32)),

@@ -68,7 +68,9 @@ def register_all(
             if i in equations:
                 matrices[slot][t], rights[slot][t] = equations[i]
     for layer, matrix, right in zip(chosen, matrices, rights, strict=True):
-        targets = flow_targets(problem, layer, flow) if flow is not None else None
+        # The background has its camera: neighbour flow would only bring in the errors of fast pans.
+        moving = layer is not problem.layers[-1]
+        targets = flow_targets(problem, layer, flow) if flow is not None and moving else None
         # Shading that wanders over a smooth surface looks like motion; where there is no texture, it is not believed.
         pull = options.anchor * torch.stack([1.0 - problem.texture(t) for t in range(problem.count)])
         matrix[:, 0] += pull
@@ -238,15 +240,15 @@ def affine_reference(grid: Tensor, weight: Tensor, nodes: Tensor) -> Tensor:
     return (torch.cat([flat, ones], 1) @ matrix).reshape(grid.shape)
 
 
-def smooth_reference(grid: Tensor, weight: Tensor, nodes: Tensor, membrane: float = _REFERENCE_MEMBRANE) -> Tensor:
-    """A grid's smooth part: affine, plus what of the rest varies over several nodes.
+def smooth_reference(grid: Tensor, reference: Tensor, weight: Tensor, membrane: float = _REFERENCE_MEMBRANE) -> Tensor:
+    """The reference moved along with the grid, as far as the difference varies over several nodes.
 
-    Smoothness is asked of the difference from this, so that a strong but smooth bend costs nothing.
+    Smoothness is asked of the difference that remains, so that a strong but smooth bend costs nothing. Where ``weight``
+    [gh, gw] is low, the difference is continued from where it is high.
     """
-    affine = affine_reference(grid, weight, nodes)
-    rest = (weight[..., None] * (grid - affine)).permute(2, 0, 1)[None]
+    rest = (weight[..., None] * (grid - reference)).permute(2, 0, 1)[None]
     bend = solve_scalar_grid(weight[None, None].expand_as(rest), rest, membrane, steps=30)
-    return affine + bend[0].permute(1, 2, 0)
+    return reference + bend[0].permute(1, 2, 0)
 
 
 def visible_nodes(problem: Problem, index: int, t: int) -> Tensor:
@@ -256,15 +258,13 @@ def visible_nodes(problem: Problem, index: int, t: int) -> Tensor:
     return (basis.gather(seen)[..., 0] / (problem.stride / 2) ** 2).clamp(0, 1)
 
 
-def refresh_references(problem: Problem, indices: list[int]) -> None:
-    """Fit the smooth reference of non-rigid layers anew, after their grids have moved."""
-    nodes = grid_nodes(problem.size, problem.stride, problem.device)
-    for i in indices:
-        layer = problem.layers[i]
+def refresh_references(problem: Problem) -> None:
+    """Let every layer's reference follow its grid, after the grids have moved."""
+    for i, layer in enumerate(problem.layers):
 
         def one(t: int, i: int = i, layer: Layer = layer) -> Tensor:
             trust = visible_nodes(problem, i, t) * (_LEAST_TRUST + problem.texture(t))
-            return smooth_reference(layer.grid[t], trust + 1e-6, nodes)
+            return smooth_reference(layer.grid[t], layer.reference[t], trust + 1e-6)
 
         times = [int(t) for t in np.nonzero(layer.present)[0]]
         for t, reference in zip(times, map_frames(one, times), strict=True):

@@ -32,6 +32,8 @@ _ASTRAY = 1.0  # pixels per frame
 def choose_keyframe(areas: np.ndarray) -> int:
     """The frame where the layer is large (its finest view), and not far from the middle of the time it is seen in."""
     seen = np.nonzero(areas > 0)[0]
+    if len(seen) == 0:
+        return 0
     middle, half = (seen[0] + seen[-1]) / 2, max((seen[-1] - seen[0]) / 2, 1)
     score = areas * (1.0 - 0.5 * np.abs(np.arange(len(areas)) - middle) / half)
     return int(np.argmax(np.where(areas > 0, score, -1.0)))
@@ -90,6 +92,8 @@ def place_canvas(problem: Problem, index: int, scale: float = 1.0) -> None:
             points = layer.grid[t][seen]
             lows.append(points.amin(0))
             highs.append(points.amax(0))
+    if not lows:  # never seen: a canvas of the frame's size holds it as well as any
+        lows, highs = [layer.grid[0].amin((0, 1))], [layer.grid[0].amax((0, 1))]
     low = (torch.stack(lows).amin(0) * scale).floor() - CANVAS_MARGIN
     high = (torch.stack(highs).amax(0) * scale).ceil() + CANVAS_MARGIN
     width, height = (int(v) for v in (high - low + 1).tolist())
