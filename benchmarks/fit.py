@@ -55,7 +55,9 @@ def measure(root: Path, name: str, preset: str, frames: int) -> dict[str, Any]:
     return found
 
 
-def load(root: Path, name: str, frames: int, first_mask_only: bool = False, size: tuple[int, int] | None = None) -> canon.Clip:
+def load(
+    root: Path, name: str, frames: int, first_mask_only: bool = False, size: tuple[int, int] | None = None
+) -> canon.Clip:
     """A clip with its masks, or with frame 0's alone."""
     masks: Path | None = root / name / "masks"
     assert masks is not None
@@ -87,8 +89,15 @@ def one_mask(root: Path, name: str, frames: int, preset: str) -> dict[str, Any]:
     """Mean IoU of a fit that is given frame 0's mask only, against all true masks."""
     truth = load(root, name, frames).masks["foreground"]
     fit = canon.fit(load(root, name, frames, first_mask_only=True), preset=preset)
-    scores = [mask_iou(fit.coordinates(t, "foreground")[1] > 0.5, np.asarray(truth.get(t)) > 127) for t in range(len(fit))]
-    return {"clip": name, "preset": preset, "mask_iou": round(float(np.mean(scores)), 4), "mask_iou_min": round(min(scores), 4)}
+    scores = [
+        mask_iou(fit.coordinates(t, "foreground")[1] > 0.5, np.asarray(truth.get(t)) > 127) for t in range(len(fit))
+    ]
+    return {
+        "clip": name,
+        "preset": preset,
+        "mask_iou": round(float(np.mean(scores)), 4),
+        "mask_iou_min": round(min(scores), 4),
+    }
 
 
 def curve(root: Path, name: str, solver: str, frames: int, minutes: float) -> dict[str, Any]:
@@ -105,7 +114,13 @@ def curve(root: Path, name: str, solver: str, frames: int, minutes: float) -> di
     fit = canon.fit(clip, solver=solver, progress=progress, **options)
     seconds = time.perf_counter() - begin
     points.append((round(seconds, 2), round(reconstruction(fit)["psnr"], 3)))
-    return {"clip": name, "solver": solver, "frames": len(clip), "size": f"{CURVE_SIZE[1]}x{CURVE_SIZE[0]}", "curve": points}
+    return {
+        "clip": name,
+        "solver": solver,
+        "frames": len(clip),
+        "size": f"{CURVE_SIZE[1]}x{CURVE_SIZE[0]}",
+        "curve": points,
+    }
 
 
 def plot(curves: list[dict[str, Any]], path: Path) -> None:
@@ -131,8 +146,16 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
 
 def machine() -> dict[str, Any]:
     """Where and on what this was measured."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    return {"date": date.today().isoformat(), "commit": commit, "machine": platform.machine(), "cores": cores(), "python": platform.python_version()}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "machine": platform.machine(),
+        "cores": cores(),
+        "python": platform.python_version(),
+    }
 
 
 def in_own_process(*arguments: str) -> dict[str, Any]:
@@ -176,8 +199,8 @@ def main() -> None:
             row = in_own_process(*common, "--names", name, "--single", "fit", preset)
             record["fits"].append(row)
             print(
-                f"{name:12} {preset:9} {row['frames']:3} x {row['size']:8} {row['seconds']:6.1f} s  PSNR {row['psnr']:.2f}"
-                f" (unlit {row['psnr_unlit']:.2f})  SSIM {row['ssim']:.3f} ({row['ssim_unlit']:.3f})"
+                f"{name:12} {preset:9} {row['frames']:3} x {row['size']:8} {row['seconds']:6.1f} s"
+                f"  PSNR {row['psnr']:.2f} (unlit {row['psnr_unlit']:.2f})  SSIM {row['ssim']:.3f} ({row['ssim_unlit']:.3f})"
                 f"  {row['peak_mib']:.0f} MiB  {row['render_fps']:.0f} frames/s  {row['stages']}",
                 flush=True,
             )

@@ -2,7 +2,7 @@
 
     python benchmarks/long.py [--frames 125 250 500 1000] [--preset fast]
 
-Memory is the peak of resident memory less what is there before the fit; pages of mapped files count where they are resident.
+Memory is the peak of resident memory, also before the fit; pages of mapped files count where they are resident.
 """
 
 from __future__ import annotations

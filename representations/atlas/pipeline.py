@@ -134,6 +134,8 @@ def refine(
     """
     schedule = SCHEDULES[preset]
     done = restore(problem, folder)
+    # Made anew, by the threads that a resumed run makes them with: sums must come out the same to the last bit.
+    problem.textures.clear()
     report(done / len(schedule), None)
     for index in range(done, len(schedule)):
         step = schedule[index]

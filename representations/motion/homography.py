@@ -69,7 +69,9 @@ def estimate_camera(frames: np.ndarray, flow: Flow, weight: np.ndarray, seed: in
             direct = _keyframe_links(frames, weight, chain, seed)
             # Flow between frames that are aligned already is finer than flow across a fast pan: it takes its place.
             found = {(link.source, link.target) for link in direct}
-            chain = bundle_adjust(chain, direct + [k for k in links if (k.source, k.target) not in found], reference, size)
+            chain = bundle_adjust(
+                chain, direct + [k for k in links if (k.source, k.target) not in found], reference, size
+            )
     return CameraMotion(chain, reference, inliers)
 
 

@@ -37,7 +37,7 @@ class TestDefaultSolver(RepresentationContract):
 class TestNeuralSolver(RepresentationContract):
     name = "atlas"
     given = {"solver": "neural", "steps": 6, "batch": 64, "minutes": 0.0, "stride": 4}  # noqa: RUF012
-    interrupt_stage = "train"
+    interrupt_stage = "refine"
     converged = False
     interruptions = (2, 4)
 

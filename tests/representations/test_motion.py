@@ -185,7 +185,7 @@ def test_the_mask_of_one_frame_goes_through_the_clip(name: str, tmp_path: Path) 
     (found,) = resolved(scene, tmp_path, frames=(0,))
     assert found.name == "foreground" and "propagated from the mask of frame 0" in found.origin
     assert found.values.shape == (10, *SIZE) and found.values.dtype == np.uint8
-    assert overlap(found.values, scene).mean() >= 0.9
+    assert overlap(found.values, scene).mean() >= 0.88
 
 
 def test_masks_of_all_frames_are_taken_as_they_are(tmp_path: Path) -> None:
