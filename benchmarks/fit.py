@@ -200,7 +200,8 @@ def main() -> None:
             record["fits"].append(row)
             print(
                 f"{name:12} {preset:9} {row['frames']:3} x {row['size']:8} {row['seconds']:6.1f} s"
-                f"  PSNR {row['psnr']:.2f} (unlit {row['psnr_unlit']:.2f})  SSIM {row['ssim']:.3f} ({row['ssim_unlit']:.3f})"
+                f"  PSNR {row['psnr']:.2f} (unlit {row['psnr_unlit']:.2f})"
+                f"  SSIM {row['ssim']:.3f} ({row['ssim_unlit']:.3f})"
                 f"  {row['peak_mib']:.0f} MiB  {row['render_fps']:.0f} frames/s  {row['stages']}",
                 flush=True,
             )
