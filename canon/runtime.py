@@ -42,11 +42,12 @@ def tune_allocator() -> None:
 def single_threaded_operations() -> Iterator[None]:
     """Each torch and OpenCV operation uses one thread inside this block; the old setting comes back afterwards."""
     torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
+    _prepare_thread()
     cv2.setNumThreads(1)
     try:
         yield
     finally:
+        torch.set_flush_denormal(False)
         torch.set_num_threads(torch_threads)
         cv2.setNumThreads(cv_threads)
 

@@ -64,7 +64,7 @@ def carried_grid(
     for stiffness in (*_STIFF_TO_SOFT, membrane):
         weight = (pull * trust)[None, None].expand(1, 2, *trust.shape)
         deviation = (positions - rigid).permute(2, 0, 1)[None]
-        moved = rigid + solve_scalar_grid(weight, weight * deviation, stiffness, steps=60)[0].permute(1, 2, 0)
+        moved = rigid + solve_scalar_grid(weight, weight * deviation, stiffness, steps=25)[0].permute(1, 2, 0)
         # A patch whose flow departs from what surrounds it (a reflection, a flow gone astray) is left out.
         trust = sure / (1.0 + (positions - moved).square().sum(-1) / _ASTRAY**2).square()
     grid = sample_grid(layer.grid[s], moved, problem.stride)

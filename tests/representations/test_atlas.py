@@ -20,7 +20,7 @@ from canon.scenes import Scene
 class TestDefaultSolver(RepresentationContract):
     name = "atlas"
     given = {"preset": "fast"}  # noqa: RUF012
-    interruptions = (3, 6)  # after the first registration, and after the opacity
+    interruptions = (3, 5)  # after the first registration, and after the opacity
 
     def test_explains_the_frames(self, solved: Fit, clip: Clip) -> None:
         scores = [psnr(solved.reconstruct(t), clip.frames[t] / np.float32(255)) for t in range(len(clip))]
