@@ -176,10 +176,7 @@ def overlap(found: np.ndarray, scene: Scene, layer: str = "foreground") -> np.nd
     return np.array([(a & b).sum() / max((a | b).sum(), 1) for a, b in pairs])
 
 
-LOSES = pytest.mark.xfail(strict=True, reason="0.88: at 256x144 the mask shrinks by a per cent a frame")
-
-
-@pytest.mark.parametrize("name", ["pan", "fast-pan", pytest.param("bend", marks=LOSES), "lighting"])
+@pytest.mark.parametrize("name", ["pan", "fast-pan", "bend", "lighting"])
 def test_the_mask_of_one_frame_goes_through_the_clip(name: str, tmp_path: Path) -> None:
     scene = make(name, width=SIZE[1], height=SIZE[0], frames=10)
     (found,) = resolved(scene, tmp_path, frames=(0,))
