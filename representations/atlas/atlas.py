@@ -18,7 +18,7 @@ from canon.folders import array_digest
 from canon.registry import Progress, Representation
 from canon.representations.atlas import pipeline
 from canon.representations.atlas.config import AtlasConfig
-from canon.representations.motion.flow import FLOW_STRIDE, Flow, compute_flow, load_flow
+from canon.representations.motion.flow import Flow, compute_flow, load_flow
 from canon.representations.motion.homography import CameraMotion, estimate_camera
 from canon.representations.motion.masks import LayerMasks, MaskPrompt, resolve_masks
 from canon.representations.solve.filling import fill_holes, looked_at
@@ -188,7 +188,6 @@ def _camera(clip: Clip, flow: Flow, masks: list[LayerMasks], work: Workspace, se
         arrays = open_arrays(path / "camera.safetensors")
         return CameraMotion(np.array(arrays["to_reference"]), int(arrays["reference"][0]), np.array(arrays["inliers"]))
 
-    assert FLOW_STRIDE == 2
     return work.run(work.stage("camera", _digests(masks)), build, load)
 
 

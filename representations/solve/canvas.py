@@ -162,7 +162,7 @@ def fill_unseen(color: Tensor, mass: Tensor, threshold: float = UNSEEN) -> Tenso
     return torch.where(known[..., None] > 0, color, smooth).contiguous()
 
 
-def back_project(problem: Problem, level: int = 0, step: float = 1.0) -> float:
+def back_project(problem: Problem, level: int = 0) -> float:
     """One step towards the least-squares canvases: the composite's residual is gathered back and added.
 
     (Irani and Peleg, 1991.) A coarse ``level`` corrects the
@@ -194,7 +194,7 @@ def back_project(problem: Problem, level: int = 0, step: float = 1.0) -> float:
         for i, print_, part in parts:
             totals[i][print_.rows, print_.columns] += part
     for layer, total in zip(problem.layers, totals, strict=True):
-        update = step * total[..., :3] / (total[..., 3:] + 0.05)
+        update = total[..., :3] / (total[..., 3:] + 0.05)
         if level:
             update = _enlarge(update, layer.canvas_size, 2**level)
         layer.set_canvas((layer.color + update).clamp(0, 1), layer.coverage)
