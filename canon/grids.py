@@ -145,8 +145,11 @@ def texels_per_pixel(grid: Tensor, stride: int, seen: Tensor) -> float:
 
 
 def level_of_detail(texels: float) -> float:
-    """Mip level, 0 = full size, at which one texel is as large as a pixel that spans ``texels`` of the full size."""
-    return float(np.log2(max(texels, 1.0)))
+    """Mip level, 0 = full size, for pixels that span ``texels`` of the full size along a side.
+
+    Half a level finer than where a texel is as large as a pixel: the tent of the bilinear sample widens it again.
+    """
+    return max(float(np.log2(max(texels, 1e-6))) - 0.5, 0.0)
 
 
 def grid_window(grid: np.ndarray, stride: int, box: Box) -> np.ndarray:

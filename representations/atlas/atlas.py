@@ -26,7 +26,7 @@ from canon.representations.solve.layers import LIGHT_STRIDE, Problem
 from canon.representations.workspace import Workspace
 from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
 
-VERSION = 3
+VERSION = 4
 """Changes when the same input gives another result, so that no stale stage is taken up."""
 
 _SHARES = {"flow": 0.05, "masks": 0.05, "camera": 0.05, "layers": 0.2, "refine": 0.6, "bake": 0.05}

@@ -28,7 +28,7 @@ BACKGROUND = "background"
 MATTE_BAND = 6
 _SEEN_PIXELS = 24
 """A layer with fewer solid pixels than this is not there in a frame."""
-_TRACKING = RegisterOptions(noise=0.05, membrane=4.0, temporal=1.0, robust=0.1, limit=2.0, brightness=1.0)
+_TRACKING = RegisterOptions(noise=0.05, membrane=4.0, temporal=1.0, robust=0.1, limit=2.0, brightness=1.0, rough=0.0)
 _MAX_CANVAS = 40_000_000
 
 

@@ -54,14 +54,22 @@ def _tents(pixels: int, nodes: int, stride: int, level: int, device: torch.devic
     return (1.0 - (centres[:, None] - index[None]).abs()).clamp_min(0.0)
 
 
-def smoothness(grid: Tensor) -> Tensor:
+def smoothness(grid: Tensor, stiffness: Tensor | float = 1.0) -> Tensor:
     """The membrane operator L g (graph Laplacian with free borders) of grids [B, C, gh, gw].
 
-    g L g is the sum of squared differences between neighbours.
+    g L g is the sum of squared differences between neighbours, each times the mean ``stiffness`` of the two.
+
+    Args:
+        stiffness: of all nodes, or [B, 1, gh, gw].
     """
     out = torch.zeros_like(grid)
     dx = grid[..., 1:] - grid[..., :-1]
     dy = grid[..., 1:, :] - grid[..., :-1, :]
+    if isinstance(stiffness, Tensor):
+        dx = dx * (0.5 * (stiffness[..., 1:] + stiffness[..., :-1]))
+        dy = dy * (0.5 * (stiffness[..., 1:, :] + stiffness[..., :-1, :]))
+    else:
+        dx, dy = dx * stiffness, dy * stiffness
     out[..., 1:] += dx
     out[..., :-1] -= dx
     out[..., 1:, :] += dy
@@ -69,30 +77,27 @@ def smoothness(grid: Tensor) -> Tensor:
     return out
 
 
-def solve_grid(
-    matrix: Tensor, right: Tensor, membrane: float, bend: float = 0.0, start: Tensor | None = None, steps: int = 40
-) -> Tensor:
-    """Minimise d.M.d / 2 - b.d + membrane |grad d|^2 / 2 + bend |lap d|^2 / 2 by preconditioned conjugate gradients.
+def solve_grid(matrix: Tensor, right: Tensor, membrane: Tensor, start: Tensor | None = None, steps: int = 40) -> Tensor:
+    """Minimise d.M.d / 2 - b.d + membrane |grad d|^2 / 2 by preconditioned conjugate gradients.
 
     Args:
         matrix: [B, 3, gh, gw], the symmetric 2x2 block (xx, xy, yy) of every node.
         right: [B, 2, gh, gw], the right-hand side b.
+        membrane: stiffness of every node [B, gh, gw].
         start: first guess [B, 2, gh, gw].
 
     Returns:
         d, [B, 2, gh, gw].
     """
     xx, xy, yy = matrix.unbind(1)
-    diagonal = 4.0 * membrane + 20.0 * bend + 1e-8
+    diagonal = 4.0 * membrane + 1e-8
     pxx, pyy = xx + diagonal, yy + diagonal
     determinant = pxx * pyy - xy * xy
 
     def apply(d: Tensor) -> Tensor:
         dx, dy = d.unbind(1)
         out = torch.stack([xx * dx + xy * dy, xy * dx + yy * dy], dim=1)
-        lap = smoothness(d)
-        out = out + membrane * lap
-        return out + bend * smoothness(lap) if bend else out
+        return out + smoothness(d, membrane[:, None])
 
     def precondition(r: Tensor) -> Tensor:
         rx, ry = r.unbind(1)

@@ -10,18 +10,19 @@ from torch import Tensor
 from canon.representations.solve.layers import Problem
 from canon.runtime import map_frames
 
-SNAP = 0.12
+SNAP = 0.04
 """Opacity within this of 0 or 1 becomes 0 or 1: a fitted 0.97 would let the source shine through opaque paint."""
+_SOFT = (16, 239)
+_SOFT_NOISE, _HARD_NOISE = 0.3, 0.12
+"""Residual (0..1) that speaks as loud as the mask: a mask that is itself a matte is believed more than an outline."""
 
 
-def refine_opacity(
-    problem: Problem, masks: list[np.ndarray], targets: list[np.ndarray], band: int, noise: float = 0.06
-) -> None:
+def refine_opacity(problem: Problem, masks: list[np.ndarray], targets: list[np.ndarray], band: int) -> None:
     """Write the opacity that explains each frame best into ``targets`` and make it the problem's.
 
     Within ``band`` pixels of a mask's outline,
-    alpha = argmin |I - (alpha F + (1 - alpha) B)|^2 / noise^2 + (alpha - mask)^2
-    over a 3x3 window, F being the lit layer and B all that lies behind it; elsewhere the mask is kept, and made solid.
+    alpha = argmin |I - (alpha F + (1 - alpha) B)|^2 / noise^2 + (alpha - mask)^2,
+    F being the lit layer and B all that lies behind it; elsewhere the mask is kept, and made solid.
 
     Args:
         masks: uint8 [T, H, W] per layer but the last, as given or propagated.
@@ -29,7 +30,7 @@ def refine_opacity(
     """
 
     def one(t: int) -> tuple[int, list[np.ndarray]]:
-        return t, _matte_frame(problem, masks, t, band, noise)
+        return t, _matte_frame(problem, masks, t, band)
 
     for t, planes in map_frames(one, range(problem.count)):
         for target, plane in zip(targets, planes, strict=True):
@@ -37,7 +38,7 @@ def refine_opacity(
     problem.opacity = list(targets)
 
 
-def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int, noise: float) -> list[np.ndarray]:
+def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int) -> list[np.ndarray]:
     lit = [
         problem.look(layer, t)[0] * problem.light(layer, t) if layer.present[t] else None for layer in problem.layers
     ]
@@ -55,12 +56,14 @@ def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int, n
         behind = _composite(lit[i + 1 :], alphas[i + 1 :])
         difference = (colour - behind) * through[..., None]
         error = remaining - behind * through[..., None]
-        pull = _window((error * difference).sum(-1)) / noise**2
-        mass = _window(difference.square().sum(-1)) / noise**2
-        prior = torch.from_numpy(given.astype(np.float32)).to(problem.device) / 255.0
+        soft = _is_soft(given)
+        prior = _expected(given, soft).to(problem.device)
+        noise = _SOFT_NOISE if soft else _HARD_NOISE
+        pull = (error * difference).sum(-1) / noise**2
+        mass = difference.square().sum(-1) / noise**2
         alpha = ((pull + prior) / (mass + 1.0)).clamp(0, 1)
         alpha = torch.where(seen > 0.5, alpha, prior)
-        alphas[i] = _within_band(alpha, given, band)
+        alphas[i] = _within_band(alpha, prior if soft else (prior > 0.5).float(), given, band)
         remaining = remaining - through[..., None] * alphas[i][..., None] * colour
         through = through * (1.0 - alphas[i])
         found.append((alphas[i] * 255.0 + 0.5).byte().cpu().numpy())
@@ -77,14 +80,25 @@ def _composite(colours: list[Tensor | None], alphas: list[Tensor]) -> Tensor:
     return out
 
 
-def _window(values: Tensor) -> Tensor:
-    return torch.nn.functional.avg_pool2d(values[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+def _is_soft(given: np.ndarray) -> bool:
+    """Whether a mask [H, W] is a matte and not an outline: how many of its values lie in between."""
+    between = int(((given > _SOFT[0]) & (given < _SOFT[1])).sum())
+    solid = (given > 127).astype(np.uint8)
+    outline = int((cv2.dilate(solid, np.ones((3, 3), np.uint8)) - solid).sum())
+    return between > outline / 2
 
 
-def _within_band(alpha: Tensor, given: np.ndarray, band: int) -> Tensor:
+def _expected(given: np.ndarray, soft: bool) -> Tensor:
+    """The opacity that a mask [H, W] speaks of, 0..1: the outline of a hard one lies anywhere within a pixel."""
+    values = given.astype(np.float32) / 255.0
+    return torch.from_numpy(values if soft else cv2.GaussianBlur(values, (3, 3), 0.7))
+
+
+def _within_band(alpha: Tensor, beyond: Tensor, given: np.ndarray, band: int) -> Tensor:
+    """``alpha`` within ``band`` pixels of the outline of ``given``, ``beyond`` elsewhere, snapped to 0 and 1."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
     solid = (given > 127).astype(np.uint8)
-    inner = torch.from_numpy(cv2.erode(solid, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1)).to(alpha.device)
-    outer = torch.from_numpy(cv2.dilate(solid, kernel)).to(alpha.device)
-    snapped = ((alpha - SNAP) / (1.0 - 2 * SNAP)).clamp(0, 1)
-    return torch.where(inner > 0, torch.ones_like(alpha), torch.where(outer > 0, snapped, torch.zeros_like(alpha)))
+    inner = cv2.erode(solid, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    near = torch.from_numpy(cv2.dilate(solid, kernel) - inner).to(alpha.device)
+    chosen = torch.where(near > 0, alpha, beyond)
+    return ((chosen - SNAP) / (1.0 - 2 * SNAP)).clamp(0, 1)

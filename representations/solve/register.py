@@ -8,7 +8,7 @@ brightness is not mistaken for motion (as with mean-normalised patches, Kroeger 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ Targets = tuple[Tensor, Tensor] | None
 _FRAMES_PER_SOLVE = 8
 _REFERENCE_MEMBRANE = 6.0
 _LEAST_TRUST = 0.02
+_STIFFEST = 100.0
+_ROUNDING = 0.02  # px: roughness that means nothing
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class RegisterOptions:
         robust: residual (0..1) from which a pixel is distrusted.
         limit: largest step in pixels of the level.
         anchor: pull of nodes without texture towards the reference, per squared pixel.
+        rough: roughness (px between neighbouring nodes) below which the background is taken to be stiff: a homography
+            explains it, and what is left is noise.
         brightness: share of the windows' mean residual that is projected out: 1 before the lighting is known, 0 after.
     """
 
@@ -48,7 +52,8 @@ class RegisterOptions:
     robust: float = 0.4
     limit: float = 1.0
     brightness: float = 0.0
-    anchor: float = 0.2
+    anchor: float = 0.03
+    rough: float = 0.4
 
 
 def register_all(
@@ -71,6 +76,7 @@ def register_all(
         # The background has its camera: neighbour flow would only bring in the errors of fast pans.
         moving = layer is not problem.layers[-1]
         targets = flow_targets(problem, layer, flow) if flow is not None and moving else None
+        own = replace(options, rough=0.0) if moving else options
         # Shading that wanders over a smooth surface looks like motion; where there is no texture, it is not believed.
         pull = options.anchor * torch.stack([1.0 - problem.texture(t) for t in range(problem.count)])
         matrix[:, 0] += pull
@@ -83,9 +89,10 @@ def register_all(
             matrix: Tensor = matrix,
             right: Tensor = right,
             targets: Targets = targets,
+            own: RegisterOptions = own,
         ) -> Tensor:
             aims = None if targets is None else (targets[0][part], targets[1][part])
-            return grid_step(layer.grid[part], layer.reference[part], matrix[part], right[part], aims, options, level)
+            return grid_step(layer.grid[part], layer.reference[part], matrix[part], right[part], aims, own, level)
 
         parts = [slice(t, t + _FRAMES_PER_SOLVE) for t in range(0, problem.count, _FRAMES_PER_SOLVE)]
         layer.grid = layer.grid + torch.cat(list(map_frames(step, parts)))
@@ -178,11 +185,23 @@ def grid_step(
         right = right + pull[:, None] * (aim - grid).permute(0, 3, 1, 2)
     deviation = (grid - reference).permute(0, 3, 1, 2)
     # A coarse level has few pixels to a node: neighbours must share them.
-    membrane = options.membrane * 4.0**level
-    right = right - membrane * smoothness(deviation)
-    step = solve_grid(matrix, right, membrane, steps=steps)
+    membrane = torch.full_like(deviation[:, 0], options.membrane * 4.0**level)
+    step = solve_grid(matrix, right - smoothness(deviation, membrane[:, None]), membrane, steps=steps)
+    if options.rough > 0:
+        ratio = options.rough**2 / (roughness(deviation + step) + _ROUNDING**2)
+        membrane = membrane * ratio.square().clamp(1.0, _STIFFEST / options.membrane)
+        step = solve_grid(matrix, right - smoothness(deviation, membrane[:, None]), membrane, step, steps)
     limit = options.limit * 2.0**level
     return step.clamp(-limit, limit).permute(0, 2, 3, 1)
+
+
+def roughness(grid: Tensor, window: int = 5) -> Tensor:
+    """Mean squared difference to the neighbouring nodes, over a window of nodes: [B, C, gh, gw] -> [B, gh, gw]."""
+    pad = torch.nn.functional.pad
+    across = (grid[..., 1:] - grid[..., :-1]).square().sum(1)
+    down = (grid[..., 1:, :] - grid[..., :-1, :]).square().sum(1)
+    mean = (pad(across, (0, 1)) + pad(across, (1, 0)) + pad(down, (0, 0, 0, 1)) + pad(down, (0, 0, 1, 0)))[:, None] / 4
+    return torch.nn.functional.avg_pool2d(mean, window, 1, window // 2, count_include_pad=False)[:, 0]
 
 
 def flow_targets(problem: Problem, layer: Layer, flow: Flow) -> tuple[Tensor, Tensor]:
