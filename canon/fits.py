@@ -21,8 +21,6 @@ from canon.grids import Box, find_pixels, grid_window, level_of_detail, sample_g
 from canon.sampling import halve, mip_levels, remap_points, sample_mip, sample_mip_points
 from canon.storage import content_hash
 
-LIGHT_STRIDE = 64
-"""Pixels between the nodes of the lighting."""
 _RIM = 0.8
 """Softness in texels (Gaussian sigma) of the rim of an exported canvas."""
 
@@ -76,7 +74,7 @@ class Fit:
         config: Mapping[str, Any],
         layers: Sequence[FitLayer],
         stride: int,
-        light_stride: int = LIGHT_STRIDE,
+        light_stride: int = 64,
         stats: Mapping[str, Any] | None = None,
     ) -> None:
         """Bake a result.

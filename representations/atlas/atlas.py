@@ -22,7 +22,7 @@ from canon.representations.motion.flow import Flow, compute_flow, load_flow
 from canon.representations.motion.homography import CameraMotion, estimate_camera
 from canon.representations.motion.masks import LayerMasks, MaskPrompt, resolve_masks
 from canon.representations.solve.filling import fill_holes, looked_at
-from canon.representations.solve.layers import LIGHT_STRIDE, Problem
+from canon.representations.solve.layers import Problem, light_stride
 from canon.representations.workspace import Workspace
 from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
 
@@ -55,7 +55,7 @@ class Atlas(Representation):
         problem = self._solve(clip, flow, masks, camera, config, work, device, clock)
         with clock.stage("bake"):
             layers = bake(problem, seed)
-            return _finish(clip, config, layers, masks, clock, config.node_distance)
+            return _finish(clip, config, layers, masks, clock)
 
     def _masks(self, clip: Clip, flow: Flow, config: AtlasConfig, work: Workspace, seed: int) -> list[LayerMasks]:
         prompt = MaskPrompt(config.prompt_frame, config.box, config.scribble, config.search)
@@ -64,12 +64,17 @@ class Atlas(Representation):
 
         def build(folder: Path) -> list[LayerMasks]:
             found = resolve_masks(clip, flow, prompt, folder, seed)
-            write_yaml(folder / "masks.yaml", {"layers": [{"name": m.name, "origin": m.origin} for m in found]})
+            write_yaml(
+                folder / "masks.yaml",
+                {"layers": [{"name": m.name, "origin": m.origin, "matte": m.matte} for m in found]},
+            )
             return found
 
         def load(folder: Path) -> list[LayerMasks]:
             listed = read_yaml(folder / "masks.yaml")["layers"]
-            return [LayerMasks(m["name"], open_array(folder / f"{m['name']}.npy"), m["origin"]) for m in listed]
+            return [
+                LayerMasks(m["name"], open_array(folder / f"{m['name']}.npy"), m["origin"], m["matte"]) for m in listed
+            ]
 
         return work.run(path, build, load)
 
@@ -134,7 +139,7 @@ class Atlas(Representation):
                 checkpoint=path,
                 progress=lambda _, done, figures: clock.report("refine", done, figures),
             )
-        fit = _finish(clip, config, result.layers, masks, clock, config.node_distance)
+        fit = _finish(clip, config, result.layers, masks, clock)
         fit.stats["curve"] = [[float(v) for v in row] for row in result.curve]
         return fit
 
@@ -161,7 +166,7 @@ class _Clock:
 
 def _digests(masks: list[LayerMasks]) -> list[list[str]]:
     """What later stages know of the masks: their names and contents."""
-    return [[mask.name, array_digest(mask.values)] for mask in masks]
+    return [[mask.name, array_digest(mask.values), str(mask.matte)] for mask in masks]
 
 
 def _camera(clip: Clip, flow: Flow, masks: list[LayerMasks], work: Workspace, seed: int) -> CameraMotion:
@@ -209,13 +214,11 @@ def bake(problem: Problem, seed: int) -> list[FitLayer]:
     return baked
 
 
-def _finish(
-    clip: Clip, config: AtlasConfig, layers: list[FitLayer], masks: list[LayerMasks], clock: _Clock, stride: int
-) -> Fit:
+def _finish(clip: Clip, config: AtlasConfig, layers: list[FitLayer], masks: list[LayerMasks], clock: _Clock) -> Fit:
     settings = {f.name: getattr(config, f.name) for f in fields(config)}
     plain = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in settings.items()
     }
     stats: dict[str, Any] = {"seconds": clock.seconds, "masks": [mask.origin for mask in masks]}
-    return Fit(clip, "atlas", plain, layers, stride, LIGHT_STRIDE, stats)
+    return Fit(clip, "atlas", plain, layers, config.node_distance, light_stride(clip.size), stats)

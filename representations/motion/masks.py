@@ -39,11 +39,15 @@ class MaskPrompt:
 
 @dataclass(frozen=True)
 class LayerMasks:
-    """A layer's mask in every frame, uint8 [T, H, W], and in one sentence where it comes from."""
+    """A layer's mask in every frame, uint8 [T, H, W], and in one sentence where it comes from.
+
+    ``matte`` says that somebody made it with soft edges, which are to be believed.
+    """
 
     name: str
     values: np.ndarray
     origin: str
+    matte: bool = False
 
 
 def resolve_masks(clip: Clip, flow: Flow, prompt: MaskPrompt, folder: Path, seed: int) -> list[LayerMasks]:
@@ -56,9 +60,14 @@ def resolve_masks(clip: Clip, flow: Flow, prompt: MaskPrompt, folder: Path, seed
     for name, given in clip.masks.items():
         out = create_array(folder / f"{name}.npy", clip.frames.shape[:3], np.uint8)
         if given.complete(len(clip)):
+            soft = 0
             for t in range(len(clip)):
-                out[t] = _soften(np.asarray(given.get(t)))
-            found.append(LayerMasks(name, out, f"'{name}': the masks that were given"))
+                mask = np.asarray(given.get(t))
+                soft += _is_soft(mask)
+                out[t] = _soften(mask)
+            matte = soft > len(clip) / 2
+            how = " (soft mattes)" if matte else ""
+            found.append(LayerMasks(name, out, f"'{name}': the masks that were given{how}", matte))
         else:
             known = {t: _soften(np.asarray(given.get(t))) for t in given.indices}
             _propagate_with_evidence(clip, flow, known, out, seed)
@@ -69,6 +78,14 @@ def resolve_masks(clip: Clip, flow: Flow, prompt: MaskPrompt, folder: Path, seed
     for layer in found:
         log.info("mask of %s", layer.origin)
     return found
+
+
+def _is_soft(mask: np.ndarray) -> bool:
+    """Whether a mask [H, W] is a matte and not an outline: how many of its values lie in between."""
+    between = int(((mask > 16) & (mask < 239)).sum())
+    solid = (mask > 127).astype(np.uint8)
+    outline = int((cv2.dilate(solid, np.ones((3, 3), np.uint8)) - solid).sum())
+    return between > outline / 2
 
 
 def _soften(mask: np.ndarray) -> np.ndarray:

@@ -12,11 +12,17 @@ from canon.coordinates import Size
 from canon.representations.solve.grids import GridBasis
 from canon.sampling import pyramid, sample_mip
 
-LIGHT_STRIDE = 64
+_LIGHT_NODES = 7.5
+"""Lighting nodes along the short side of a frame: what varies faster is texture."""
 FAINT_GRADIENT = 0.012
 """Change of brightness (0..1) per half-size pixel at which texture is as good as none."""
 UNSEEN = 1e-3
 """Texels whose coverage is not above this were never seen."""
+
+
+def light_stride(size: Size) -> int:
+    """Pixels between the nodes of the lighting, for frames of a size."""
+    return max(8 * round(min(size) / _LIGHT_NODES / 8), 16)
 
 
 def central_differences(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +42,7 @@ class Layer:
         reference: [T, gh, gw, 2] the rigid motion (homography or affine) that the grid is kept smooth around.
         color: [Hc, Wc, 3] canvas, 0..1.
         coverage: [Hc, Wc] sum of weights that each texel was seen with; 0 is never seen.
-        lighting: [T, lh, lw, 3] multiplicative lighting on nodes every LIGHT_STRIDE px.
+        lighting: [T, lh, lw, 3] multiplicative lighting on nodes every :attr:`Problem.light_stride` px.
         present: [T] whether the layer is seen in the frame at all.
     """
 
@@ -87,6 +93,11 @@ class Problem:
         return self.frames.shape[1], self.frames.shape[2]
 
     @property
+    def light_stride(self) -> int:
+        """Pixels between the nodes of the lighting."""
+        return light_stride(self.size)
+
+    @property
     def count(self) -> int:
         return len(self.frames)
 
@@ -135,7 +146,7 @@ class Problem:
 
     def light(self, layer: Layer, t: int, level: int = 0) -> Tensor:
         """Lighting of frame t at a level, [h, w, 3]."""
-        return self.basis(level, LIGHT_STRIDE).to_pixels(layer.lighting[t])
+        return self.basis(level, self.light_stride).to_pixels(layer.lighting[t])
 
     def look(self, layer: Layer, t: int, level: int = 0) -> tuple[Tensor, Tensor]:
         """The canvas seen in frame t, without lighting [h, w, 3], and how far its texels are known [h, w]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from canon.representations.solve.grids import solve_scalar_grid
-from canon.representations.solve.layers import LIGHT_STRIDE, Problem
+from canon.representations.solve.layers import Problem
 from canon.runtime import map_frames
 
 LOW, HIGH = 0.5, 2.0
@@ -16,7 +16,7 @@ def estimate_lighting(
 ) -> None:
     """Replace every layer's lighting by the least-squares one given canvases and coordinates.
 
-    Minimises |I - sum w L s|^2 / noise^2 + membrane |grad L|^2 + prior (L - 1)^2 on nodes every LIGHT_STRIDE pixels:
+    Minimises |I - sum w L s|^2 / noise^2 + membrane |grad L|^2 + prior (L - 1)^2 on a coarse grid of nodes:
     s^2 weighs the data, so that a dark surface, whose lighting cannot be seen, keeps that of its surroundings.
     """
 
@@ -24,7 +24,8 @@ def estimate_lighting(
         weights = problem.weights(t, level)
         residual = problem.frame(t, level) - problem.render(t, level)
         trust = 1.0 / (1.0 + residual.square().sum(-1, keepdim=True) / (3 * 0.2**2)).square()
-        basis = problem.basis(level, LIGHT_STRIDE)
+        basis = problem.basis(level, problem.light_stride)
+        area = (problem.light_stride / 64) ** 2  # of a node, as the prior is per area
         scale = 4.0**level / noise**2 / 64.0  # neighbouring residuals are far from independent
         found: list[Tensor | None] = []
         for layer, weight in zip(problem.layers, weights, strict=True):
@@ -34,7 +35,7 @@ def estimate_lighting(
             seen = weight[..., None] * problem.look(layer, t, level)[0]
             mass = basis.gather(trust * seen * seen) * scale
             pull = basis.gather(trust * seen * residual) * scale
-            found.append(_solve(mass, pull, layer.lighting[t], membrane, prior))
+            found.append(_solve(mass, pull, layer.lighting[t], membrane, prior * area))
         return t, found
 
     for t, found in map_frames(one, range(problem.count)):

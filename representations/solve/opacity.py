@@ -12,25 +12,28 @@ from canon.runtime import map_frames
 
 SNAP = 0.04
 """Opacity within this of 0 or 1 becomes 0 or 1: a fitted 0.97 would let the source shine through opaque paint."""
-_SOFT = (16, 239)
-_SOFT_NOISE, _HARD_NOISE = 0.3, 0.12
+_MATTE_NOISE, _OUTLINE_NOISE = 1.0, 0.12
 """Residual (0..1) that speaks as loud as the mask: a mask that is itself a matte is believed more than an outline."""
+_LEAST_THROUGH = 0.05
 
 
-def refine_opacity(problem: Problem, masks: list[np.ndarray], targets: list[np.ndarray], band: int) -> None:
+def refine_opacity(
+    problem: Problem, masks: list[np.ndarray], mattes: list[bool], targets: list[np.ndarray], band: int
+) -> None:
     """Write the opacity that explains each frame best into ``targets`` and make it the problem's.
 
     Within ``band`` pixels of a mask's outline,
     alpha = argmin |I - (alpha F + (1 - alpha) B)|^2 / noise^2 + (alpha - mask)^2,
-    F being the lit layer and B all that lies behind it; elsewhere the mask is kept, and made solid.
+    F being the lit layer and B all that lies behind it; elsewhere the mask is kept, and made solid if it is no matte.
 
     Args:
-        masks: uint8 [T, H, W] per layer but the last, as given or propagated.
+        masks: uint8 [T, H, W] per layer but the last, as given or propagated: what is seen of the layer.
+        mattes: for each of them, whether its soft edges are to be believed.
         targets: writable arrays of the same shape.
     """
 
     def one(t: int) -> tuple[int, list[np.ndarray]]:
-        return t, _matte_frame(problem, masks, t, band)
+        return t, _matte_frame(problem, masks, mattes, t, band)
 
     for t, planes in map_frames(one, range(problem.count)):
         for target, plane in zip(targets, planes, strict=True):
@@ -38,7 +41,7 @@ def refine_opacity(problem: Problem, masks: list[np.ndarray], targets: list[np.n
     problem.opacity = list(targets)
 
 
-def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int) -> list[np.ndarray]:
+def _matte_frame(problem: Problem, masks: list[np.ndarray], mattes: list[bool], t: int, band: int) -> list[np.ndarray]:
     lit = [
         problem.look(layer, t)[0] * problem.light(layer, t) if layer.present[t] else None for layer in problem.layers
     ]
@@ -47,7 +50,7 @@ def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int) -
     remaining = problem.frame(t)
     through = torch.ones_like(remaining[..., 0])
     found = []
-    for i, mask in enumerate(masks):
+    for i, (mask, matte) in enumerate(zip(masks, mattes, strict=True)):
         given = np.ascontiguousarray(mask[t])
         colour, seen = lit[i], known[i]
         if colour is None or seen is None or not given.any():
@@ -56,14 +59,15 @@ def _matte_frame(problem: Problem, masks: list[np.ndarray], t: int, band: int) -
         behind = _composite(lit[i + 1 :], alphas[i + 1 :])
         difference = (colour - behind) * through[..., None]
         error = remaining - behind * through[..., None]
-        soft = _is_soft(given)
-        prior = _expected(given, soft).to(problem.device)
-        noise = _SOFT_NOISE if soft else _HARD_NOISE
+        # What is seen of a layer is its opacity times what the layers in front let through.
+        shown = torch.from_numpy(given.astype(np.float32)).to(problem.device) / 255.0
+        prior = (shown / through.clamp_min(_LEAST_THROUGH)).clamp_max(1.0)
+        noise = _MATTE_NOISE if matte else _OUTLINE_NOISE
         pull = (error * difference).sum(-1) / noise**2
         mass = difference.square().sum(-1) / noise**2
         alpha = ((pull + prior) / (mass + 1.0)).clamp(0, 1)
         alpha = torch.where(seen > 0.5, alpha, prior)
-        alphas[i] = _within_band(alpha, prior if soft else (prior > 0.5).float(), given, band)
+        alphas[i] = _within_band(alpha, prior if matte else (prior > 0.5).float(), given, band)
         remaining = remaining - through[..., None] * alphas[i][..., None] * colour
         through = through * (1.0 - alphas[i])
         found.append((alphas[i] * 255.0 + 0.5).byte().cpu().numpy())
@@ -78,20 +82,6 @@ def _composite(colours: list[Tensor | None], alphas: list[Tensor]) -> Tensor:
         if colour is not None:
             out = alpha[..., None] * colour + (1.0 - alpha[..., None]) * out
     return out
-
-
-def _is_soft(given: np.ndarray) -> bool:
-    """Whether a mask [H, W] is a matte and not an outline: how many of its values lie in between."""
-    between = int(((given > _SOFT[0]) & (given < _SOFT[1])).sum())
-    solid = (given > 127).astype(np.uint8)
-    outline = int((cv2.dilate(solid, np.ones((3, 3), np.uint8)) - solid).sum())
-    return between > outline / 2
-
-
-def _expected(given: np.ndarray, soft: bool) -> Tensor:
-    """The opacity that a mask [H, W] speaks of, 0..1: the outline of a hard one lies anywhere within a pixel."""
-    values = given.astype(np.float32) / 255.0
-    return torch.from_numpy(values if soft else cv2.GaussianBlur(values, (3, 3), 0.7))
 
 
 def _within_band(alpha: Tensor, beyond: Tensor, given: np.ndarray, band: int) -> Tensor:

@@ -14,7 +14,7 @@ from canon.grids import sample_grid
 from canon.representations.motion.flow import Flow
 from canon.representations.solve.canvas import fill_unseen, gather, interior
 from canon.representations.solve.grids import solve_scalar_grid
-from canon.representations.solve.layers import LIGHT_STRIDE, Layer, Problem
+from canon.representations.solve.layers import Layer, Problem
 from canon.representations.solve.register import (
     RegisterOptions,
     affine_reference,
@@ -71,7 +71,7 @@ def carried_grid(
     return grid, affine_reference(grid, visible_nodes(problem, index, t) + 1e-6, nodes)
 
 
-def chain_layer(problem: Problem, index: int, flow: Flow, keyframe: int) -> None:
+def chain_layer(problem: Problem, index: int, flow: Flow, keyframe: int, scale: float) -> None:
     """Coordinates by flow alone, and the canvas that holds them: sets the layer's grid, reference and canvas size."""
     layer = problem.layers[index]
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
@@ -79,10 +79,10 @@ def chain_layer(problem: Problem, index: int, flow: Flow, keyframe: int) -> None
     layer.reference[keyframe] = nodes
     for t, s in _outward(keyframe, layer.present):
         layer.grid[t], layer.reference[t] = carried_grid(problem, index, t, s, flow)
-    place_canvas(problem, index)
+    place_canvas(problem, index, scale)
 
 
-def place_canvas(problem: Problem, index: int, scale: float = 1.0) -> None:
+def place_canvas(problem: Problem, index: int, scale: float) -> None:
     """Move (and scale) a layer's coordinates into a canvas that holds all that is seen of it, with a margin."""
     layer = problem.layers[index]
     lows, highs = [], []
@@ -142,7 +142,7 @@ def new_layer(problem: Problem, name: str, present: np.ndarray) -> Layer:
     """A layer at rest: identity coordinates, an empty canvas of frame size, neutral lighting."""
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
     grid = nodes[None].repeat(problem.count, 1, 1, 1)
-    light = torch.ones((problem.count, *grid_size(problem.size, LIGHT_STRIDE), 3), device=problem.device)
+    light = torch.ones((problem.count, *grid_size(problem.size, problem.light_stride), 3), device=problem.device)
     empty = torch.zeros((*problem.size, 3), device=problem.device)
     layer = Layer(name, grid, grid.clone(), empty, empty[..., 0], light, present)
     layer.set_canvas(empty, empty[..., 0])

@@ -111,7 +111,7 @@ def test_a_new_users_path(
     painting = Path(edit[edit.index("--image") + 1])
     image = read_image(painting)
     middle = [n // 2 for n in image.shape[:2]]
-    image[middle[0] - 5 : middle[0] + 5, middle[1] - 5 : middle[1] + 5] = [255, 0, 255, 255]
+    image[middle[0] - 8 : middle[0] + 8, middle[1] - 8 : middle[1] + 8] = [255, 0, 255, 255]
     write_image(painting, image)
     assert main(edit[1:]) == DONE and main(render[1:]) == DONE
     shown = [frame.rgb for frame in read_frames(Path("p/renders/painted.mp4"))]

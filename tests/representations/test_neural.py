@@ -24,6 +24,7 @@ from canon.representations.atlas.neural.samples import BACKWARD, BASE, FORWARD, 
 from canon.representations.atlas.neural.solver import Trainer
 from canon.representations.fields.mlp import MLP, positional_encoding
 from canon.representations.motion.flow import Flow, compute_flow
+from canon.representations.solve.layers import light_stride
 from canon.scenes import make
 
 CPU = torch.device("cpu")
@@ -236,12 +237,17 @@ def test_losses_fall_and_psnr_rises(solved: tuple[NeuralResult, Trainer]) -> Non
     assert loss[-1] < loss[0] / 5
 
 
+def as_fit(result: NeuralResult, frames: np.ndarray, cache: Path) -> Fit:
+    clip = Clip.from_frames(frames, cache=cache)
+    return Fit(clip, "atlas", {}, result.layers, stride=4, light_stride=light_stride(clip.size))
+
+
 @pytest.mark.slow
 def test_baked_layers_show_what_the_networks_render(
     solved: tuple[NeuralResult, Trainer], material: Material, tmp_path: Path
 ) -> None:
     result, trainer = solved
-    fit = Fit(Clip.from_frames(material.frames, cache=tmp_path), "atlas", {}, result.layers, stride=4)
+    fit = as_fit(result, material.frames, tmp_path)
     assert fit.layers == ["foreground", "background"] and all(layer.neutral for layer in fit.baked)
     errors = []
     for t in range(COUNT):
@@ -366,9 +372,7 @@ def test_one_frame_three_layers_and_none(material: Material, tmp_path: Path) -> 
     odd = Material(material.frames[:, :27, :51], [], compute_flow(material.frames[:, :27, :51], tmp_path / "flow"))
     for number, given in enumerate((still, odd)):
         result = solve(given, tmp_path / str(number), TINY)
-        fit = Fit(
-            Clip.from_frames(given.frames, cache=tmp_path / f"clip{number}"), "atlas", {}, result.layers, stride=4
-        )
+        fit = as_fit(result, given.frames, tmp_path / f"clip{number}")
         assert fit.layers == [*(name for name, _ in given.masks), "background"]
         assert np.isfinite(fit.reconstruct(0)).all() and math.isfinite(result.psnr)
 

@@ -14,7 +14,7 @@ from canon.coordinates import grid_nodes, grid_size, grid_to_pixels, pixel_grid
 from canon.representations.solve.canvas import back_project, fill_unseen, robust_canvas
 from canon.representations.solve.filling import fill_holes, looked_at
 from canon.representations.solve.grids import GridBasis, fit_affine, smoothness, solve_grid, solve_scalar_grid
-from canon.representations.solve.layers import LIGHT_STRIDE, Problem
+from canon.representations.solve.layers import Problem
 from canon.representations.solve.lighting import HIGH, LOW, estimate_lighting
 from canon.representations.solve.opacity import refine_opacity
 from canon.representations.solve.register import (
@@ -294,7 +294,7 @@ def test_matting_recovers_a_soft_edge() -> None:
     problem = two_layers(alpha)
     masks = problem.opacity[0]
     target = np.zeros_like(masks)
-    refine_opacity(problem, [masks], [target], band=6)
+    refine_opacity(problem, [masks], [False], [target], band=6)
     found = target[1] / np.float32(255)
     hard = np.abs(masks[1] / 255.0 - alpha).mean()
     assert np.abs(found - alpha).mean() < 0.4 * hard and np.abs(found - alpha).max() < 0.2
@@ -308,7 +308,7 @@ def test_matting_does_not_leave_the_band() -> None:
     problem = two_layers(alpha)
     problem.frames[:, 5:12, 60:70] = problem.frames[0, 25:32, 22:32]  # looks like the front, is far from the mask
     target = np.zeros_like(problem.opacity[0])
-    refine_opacity(problem, [problem.opacity[0]], [target], band=4)
+    refine_opacity(problem, [problem.opacity[0]], [False], [target], band=4)
     assert not target[:, :14].any() and not target[:, :, 50:].any() and (target[:, 26:34, 26:34] == 255).all()
 
 
@@ -324,7 +324,7 @@ def test_lighting_recovers_a_smooth_gain(known: Problem) -> None:
     found = known.light(layer, 1)
     assert float((found - gain).abs().mean()) < 0.05, "0.13 on average if nothing were found"
     assert float((known.light(layer, 0) - 1).abs().max()) < 0.03
-    assert layer.lighting.shape[1:3] == grid_size(known.size, LIGHT_STRIDE)
+    assert layer.lighting.shape[1:3] == grid_size(known.size, known.light_stride)
     known.frames = np.zeros_like(known.frames)
     estimate_lighting(known)
     assert float(layer.lighting.min()) >= LOW and float(layer.lighting.max()) <= HIGH

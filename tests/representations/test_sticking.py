@@ -91,7 +91,6 @@ def transfer(scene: Scene, fit: Fit, layer: str, name: str, overlay: np.ndarray,
 
 @pytest.mark.parametrize("soft", [True, False], ids=["soft", "sharp"])
 def test_edits_come_near_the_ceiling(case: Case, soft: bool) -> None:
-    short: list[str] = []
     for layer, name in case.names.items():
         emblem = case.scene.emblem(layer, soft=soft)
         truth = case.scene.true_edit({layer: emblem})
@@ -109,8 +108,4 @@ def test_edits_come_near_the_ceiling(case: Case, soft: bool) -> None:
             f"{layer} {'soft' if soft else 'sharp'}: {scores[1]:.2f} dB, ceiling {scores[0]:.2f}, source {nothing:.2f}"
         )
         assert scores[0] > nothing + 6, "the emblem is to be seen"
-        assert scores[1] > scores[0] - 5, f"{layer}: {scores[1]:.1f} dB, ceiling {scores[0]:.1f} dB"
-        if scores[1] <= scores[0] - 3:
-            short.append(f"{layer}: {scores[1]:.1f} dB, ceiling {scores[0]:.1f} dB")
-    if short:
-        pytest.xfail("more than the 3 dB that are aimed at below the ceiling: " + "; ".join(short))
+        assert scores[1] > scores[0] - 3, f"{layer}: {scores[1]:.1f} dB, ceiling {scores[0]:.1f} dB"

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from canon.coordinates import Size, grid_nodes, grid_size, grid_to_pixels, pixel_grid, pixels_to_grid
-from canon.fits import LIGHT_STRIDE, FitLayer
+from canon.fits import FitLayer
 from canon.grids import texels_per_pixel
 from canon.representations.atlas.neural.networks import AtlasNetworks, in_chunks
 from canon.representations.atlas.neural.options import NeuralOptions
 from canon.representations.atlas.neural.samples import frame_points, fresh_array
+from canon.representations.solve.layers import light_stride
 from canon.sampling import splat_plain
 
 SNAP = 0.05
@@ -62,7 +63,7 @@ def bake_layers(
         for k, grid in enumerate(grids):
             grid[t] = in_chunks(lambda p, k=k: networks.uv(k, p), points).cpu().numpy()  # type: ignore[misc]
         progress(0.6 * (t + 1) / count)
-    light = np.ones((count, *grid_size(size, LIGHT_STRIDE), 3), np.float32)
+    light = np.ones((count, *grid_size(size, light_stride(size)), 3), np.float32)
     layers = []
     for k, name in enumerate(names):
         color, coverage = _bake_canvas(networks, _View(grids[k], opacity, k, size, stride), options)
