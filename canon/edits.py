@@ -16,6 +16,8 @@ from canon import colour
 from canon.errors import InputError
 from canon.storage import file_digest, to_plain
 
+_MOST_STOPS = 16
+
 
 @dataclass(eq=False)
 class Over:
@@ -70,6 +72,8 @@ class Delta:
         numbers = (self.exposure, self.hue, self.saturation, self.contrast, self.temperature, *self.tint)
         if not np.isfinite(numbers).all() or min(self.saturation, self.contrast, *self.tint) < 0:
             raise InputError(f"A grade needs finite numbers, and factors of at least 0; it has {list(numbers)}.")
+        if abs(self.exposure) > _MOST_STOPS:
+            raise InputError(f"The exposure of a grade is {self.exposure:g} stops; give at most {_MOST_STOPS}.")
         if self.mask is not None:
             mask = np.clip(np.asarray(self.mask, np.float64), 0, 1)
             if mask.ndim != 2 or 0 in mask.shape or not np.isfinite(mask).all():

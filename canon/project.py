@@ -187,9 +187,10 @@ class Project:
         if own.content_hash == clip.content_hash:
             return _with_context(own, clip)
         if not _same_frames(own, clip):
-            seen = f"'{own.source}', {len(own)} frames of {own.size[1]}x{own.size[0]}"
+            seen, new = (f"{len(each)} frames of {each.size[1]}x{each.size[0]}" for each in (own, clip))
+            other = f"other pictures, from '{own.source}'" if seen == new else f"{seen} from '{own.source}', not {new}"
             raise InputError(
-                f"The project '{self.folder}' already holds another clip ({seen}); give another --project."
+                f"The project '{self.folder}' already holds another clip: {other}; give another --project."
             )
         return dataclasses.replace(clip, frames=own.frames)
 

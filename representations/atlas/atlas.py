@@ -20,7 +20,8 @@ from canon.representations.atlas import pipeline
 from canon.representations.atlas.config import AtlasConfig
 from canon.representations.motion.flow import Flow, compute_flow, load_flow
 from canon.representations.motion.homography import CameraMotion, estimate_camera
-from canon.representations.motion.masks import LayerMasks, MaskPrompt, resolve_masks
+from canon.representations.motion.masks import LayerMasks, MaskPrompt, check_prompt, resolve_masks
+from canon.representations.motion.raft import load_raft
 from canon.representations.solve.filling import fill_holes, looked_at
 from canon.representations.solve.layers import Problem, light_stride
 from canon.representations.workspace import Workspace
@@ -42,10 +43,11 @@ class Atlas(Representation):
         self, clip: Clip, config: AtlasConfig, *, workspace: Path, device: torch.device, seed: int, progress: Progress
     ) -> Fit:
         """See :meth:`canon.registry.Representation.fit`."""
+        check_prompt(clip, _prompt(config))
         work = Workspace(workspace, clip.content_hash, VERSION, seed)
         clock = _Clock(progress)
         with clock.stage("flow"):
-            flow = work.run(work.stage("flow"), lambda path: compute_flow(clip.frames, path), load_flow)
+            flow = self._flow(clip, config, work, device)
         with clock.stage("masks"):
             masks = self._masks(clip, flow, config, work, seed)
         if config.solver == "neural":
@@ -57,8 +59,17 @@ class Atlas(Representation):
             layers = bake(problem, seed)
             return _finish(clip, config, layers, masks, clock)
 
+    def _flow(self, clip: Clip, config: AtlasConfig, work: Workspace, device: torch.device) -> Flow:
+        weights = config.raft
+        if weights is None:
+            return work.run(work.stage("flow"), lambda path: compute_flow(clip.frames, path), load_flow)
+        raft = load_raft(weights, device)
+        return work.run(
+            work.stage("flow", file_digest(weights)), lambda path: compute_flow(clip.frames, path, raft), load_flow
+        )
+
     def _masks(self, clip: Clip, flow: Flow, config: AtlasConfig, work: Workspace, seed: int) -> list[LayerMasks]:
-        prompt = MaskPrompt(config.prompt_frame, config.box, config.scribble, config.search)
+        prompt = _prompt(config)
         scribble = file_digest(config.scribble) if config.scribble is not None and config.scribble.is_file() else ""
         path = work.stage("masks", {**asdict(prompt), "scribble": scribble})
 
@@ -142,6 +153,10 @@ class Atlas(Representation):
         fit = _finish(clip, config, result.layers, masks, clock)
         fit.stats["curve"] = [[float(v) for v in row] for row in result.curve]
         return fit
+
+
+def _prompt(config: AtlasConfig) -> MaskPrompt:
+    return MaskPrompt(config.prompt_frame, config.box, config.scribble, config.search)
 
 
 class _Clock:

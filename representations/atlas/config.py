@@ -27,6 +27,8 @@ class AtlasConfig:
     """Frame that --box or --scribble belongs to."""
     search: bool = True
     """Without masks, box and scribble: look for what moves; otherwise the clip gets one layer."""
+    raft: Path | None = None
+    """Weights of torchvision's RAFT (.safetensors or .pth) to find optical flow with; none takes OpenCV's DIS."""
     lighting: bool = True
     """Fit a smooth, bounded, multiplicative lighting per layer and frame."""
     stride: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from canon.runtime import map_frames
 from canon.sampling import remap
 from canon.storage import create_array, open_array
 
+PairFlow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 FLOW_STRIDE = 2
 """Flow is kept at half the frame's size: DIS finds it there, and the file is four times smaller."""
 
@@ -92,8 +94,12 @@ def gray(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
-def compute_flow(frames: np.ndarray, folder: Path) -> Flow:
-    """Flow both ways between all neighbours of uint8 [T, H, W, 3], written to two .npy files in ``folder``."""
+def compute_flow(frames: np.ndarray, folder: Path, between: PairFlow | None = None) -> Flow:
+    """Flow both ways between all neighbours of uint8 [T, H, W, 3], written to two .npy files in ``folder``.
+
+    Args:
+        between: from two RGB frames to their flow [H, W, 2] in pixels; None = DIS.
+    """
     count, height, width = frames.shape[:3]
     shape = (max(count - 1, 0), -(-height // FLOW_STRIDE), -(-width // FLOW_STRIDE), 2)
     if count < 2:
@@ -104,13 +110,14 @@ def compute_flow(frames: np.ndarray, folder: Path) -> Flow:
     arrays = [create_array(folder / f"flow_{name}.npy", shape, np.float16) for name in ("forward", "backward")]
 
     def pair(t: int) -> tuple[int, np.ndarray, np.ndarray]:
-        engine = DisFlow()
-        a, b = gray(frames[t]), gray(frames[t + 1])
+        engine = between or DisFlow()
+        a, b = (np.asarray(frames[s]) if between else gray(frames[s]) for s in (t, t + 1))
         small = (shape[2], shape[1])
         there, back = (cv2.resize(engine(*ab), small, interpolation=cv2.INTER_AREA) for ab in ((a, b), (b, a)))
         return t, there, back
 
-    for t, forward, backward in map_frames(pair, range(count - 1)):
+    # A network uses all cores by itself.
+    for t, forward, backward in map(pair, range(count - 1)) if between else map_frames(pair, range(count - 1)):
         arrays[0][t], arrays[1][t] = forward, backward
     for array in arrays:
         array.flush()

@@ -13,9 +13,17 @@ from canon.clip import Clip
 from canon.errors import InputError
 from canon.representations.motion.flow import Flow
 from canon.representations.motion.homography import estimate_camera
-from canon.representations.motion.propagation import enlarge, mask_from_box, mask_from_scribble, propagate, trim
+from canon.representations.motion.propagation import (
+    box_within,
+    enlarge,
+    mask_from_box,
+    mask_from_scribble,
+    propagate,
+    read_scribble,
+    trim,
+)
 from canon.representations.motion.segmentation import Evidence, gather_evidence, moving_object
-from canon.storage import create_array, read_image
+from canon.storage import create_array
 
 log = logging.getLogger("canon")
 
@@ -48,6 +56,20 @@ class LayerMasks:
     values: np.ndarray
     origin: str
     matte: bool = False
+
+
+def check_prompt(clip: Clip, prompt: MaskPrompt) -> None:
+    """Say at once what :func:`resolve_masks` would say after the optical flow.
+
+    Raises:
+        InputError: box, scribble or prompt frame do not fit the clip.
+    """
+    if not 0 <= prompt.frame < len(clip):
+        raise InputError(f"Frame {prompt.frame} does not exist: the clip has frames 0 to {len(clip) - 1}.")
+    if prompt.scribble is not None:
+        read_scribble(prompt.scribble, clip.size)
+    elif prompt.box is not None:
+        box_within(prompt.box, clip.size)
 
 
 def resolve_masks(clip: Clip, flow: Flow, prompt: MaskPrompt, folder: Path, seed: int) -> list[LayerMasks]:
@@ -95,15 +117,9 @@ def _soften(mask: np.ndarray) -> np.ndarray:
 
 
 def _prompted(clip: Clip, flow: Flow, prompt: MaskPrompt, folder: Path, seed: int) -> list[LayerMasks]:
-    if not 0 <= prompt.frame < len(clip):
-        raise InputError(f"Frame {prompt.frame} does not exist: the clip has frames 0 to {len(clip) - 1}.")
     image = np.asarray(clip.frames[prompt.frame])
     if prompt.scribble is not None:
-        scribble = read_image(prompt.scribble)
-        start, how = (
-            mask_from_scribble(image, scribble[..., : min(3, scribble.shape[2])].mean(-1).astype(np.uint8)),
-            "the scribble",
-        )
+        start, how = mask_from_scribble(image, read_scribble(prompt.scribble, clip.size)), "the scribble"
     elif prompt.box is not None:
         start, how = mask_from_box(image, prompt.box), f"the box {prompt.box}"
     elif prompt.search and len(clip) > 1:

@@ -7,14 +7,17 @@ Everything happens on the flow lattice (half size); masks come back at full size
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from canon.coordinates import Size
 from canon.errors import InputError
 from canon.representations.motion.flow import Flow, lattice_positions
 from canon.representations.motion.segmentation import Evidence
 from canon.sampling import remap
+from canon.storage import read_image
 
 _BAND = 5  # lattice pixels around the carried outline that GrabCut may decide on
 _ROUNDS = 2
@@ -154,38 +157,54 @@ def _tidy(found: np.ndarray, before: np.ndarray) -> np.ndarray:
     return (chosen * 255).astype(np.uint8)
 
 
-def mask_from_box(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The object inside a box (x, y, width, height) of an RGB image: uint8 [H, W].
+def box_within(box: tuple[int, int, int, int], size: Size) -> tuple[int, int, int, int]:
+    """The part of a box (x, y, width, height) that lies in a frame of a size, as x0, y0, x1, y1.
 
     Raises:
-        InputError: the box lies outside the frame or has no area.
+        InputError: there is none worth the name.
     """
-    height, width = image.shape[:2]
+    height, width = size
     x, y, w, h = box
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     if x1 - x0 < 4 or y1 - y0 < 4:
         raise InputError(
             f"The box {box} has no area inside the {width}x{height} frame; give x, y, width, height in pixels."
         )
-    found = run_grabcut(image, np.zeros((height, width), np.uint8), (x0, y0, x1 - x0, y1 - y0))
+    return x0, y0, x1, y1
+
+
+def mask_from_box(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The object inside a box (x, y, width, height) of an RGB image: uint8 [H, W].
+
+    Raises:
+        InputError: see :func:`box_within`.
+    """
+    x0, y0, x1, y1 = box_within(box, (image.shape[0], image.shape[1]))
+    found = run_grabcut(image, np.zeros(image.shape[:2], np.uint8), (x0, y0, x1 - x0, y1 - y0))
     if found.sum() < 0.02 * (x1 - x0) * (y1 - y0):
         found[y0:y1, x0:x1] = 1
     return found * 255
 
 
-def mask_from_scribble(image: np.ndarray, scribble: np.ndarray) -> np.ndarray:
-    """The object marked by a scribble: white (> 200) is the object, black (< 55) is not, gray is unknown; uint8 [H, W].
+def read_scribble(path: Path, size: Size) -> np.ndarray:
+    """An image of white (> 200, the object), black (< 55, not the object) and gray (unknown): uint8 [H, W].
 
     Raises:
-        InputError: the scribble has another size than the frame, or marks no object.
+        InputError: it cannot be read, has another size than the frame, or marks no object.
     """
-    if scribble.shape != image.shape[:2]:
+    image = read_image(path)
+    scribble = image[..., : min(3, image.shape[2])].mean(-1).astype(np.uint8)
+    if scribble.shape != size:
         raise InputError(
-            f"The scribble has {scribble.shape[1]}x{scribble.shape[0]} pixels, "
-            f"but the frame has {image.shape[1]}x{image.shape[0]}."
+            f"The scribble has {scribble.shape[1]}x{scribble.shape[0]} pixels, but the frame has {size[1]}x{size[0]}."
         )
     if not (scribble > 200).any():
         raise InputError("The scribble marks no object; paint the object white, the rest black, and leave doubt gray.")
+    return scribble
+
+
+def mask_from_scribble(image: np.ndarray, scribble: np.ndarray) -> np.ndarray:
+    """The object that a scribble (:func:`read_scribble`) marks in an RGB image: uint8 [H, W]."""
     labels = np.full(scribble.shape, cv2.GC_PR_BGD, np.uint8)
     labels[scribble > 200] = cv2.GC_FGD
     labels[scribble < 55] = cv2.GC_BGD

@@ -8,14 +8,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+import canon
 from canon.clip import Clip
 from canon.coordinates import pixel_grid
 from canon.errors import InputError
 from canon.representations.motion.flow import Flow, compute_flow, global_shift, load_flow
 from canon.representations.motion.homography import Link, bundle_adjust, estimate_camera, transform
-from canon.representations.motion.masks import LayerMasks, MaskPrompt, resolve_masks
+from canon.representations.motion.masks import LayerMasks, MaskPrompt, check_prompt, resolve_masks
 from canon.representations.motion.propagation import mask_from_box, mask_from_scribble
+from canon.representations.motion.raft import load_raft
 from canon.scenes import Scene, make
 from canon.scenes.textures import photograph
 from canon.storage import write_image
@@ -242,6 +245,33 @@ def test_a_scribble_finds_the_object(tmp_path: Path) -> None:
     assert alone[marks == 255].all() and not alone[[0, -1]].any(), "without any black, the rim is background"
 
 
+def test_raft_needs_its_weights_and_torchvision(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no RAFT weights at"):
+        load_raft(tmp_path / "none.pth", torch.device("cpu"))
+    (tmp_path / "text.pth").write_text("not weights")
+    with pytest.raises(InputError, match=r"torchvision|does not hold the weights"):
+        load_raft(tmp_path / "text.pth", torch.device("cpu"))
+
+
+def test_raft_gives_flow_of_the_frames_own_size(tmp_path: Path) -> None:
+    try:
+        from torchvision.models.optical_flow import raft_small
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision is not usable here: {error}")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    state = raft_small(weights=None, progress=False).state_dict()
+    save_file(state, tmp_path / "raft.safetensors")
+    torch.save(state, tmp_path / "raft.pth")
+    frames = np.random.default_rng(0).integers(0, 255, (3, 101, 147, 3), np.uint8)
+    flows = [load_raft(tmp_path / f"raft.{end}", torch.device("cpu"))(*frames[:2]) for end in ("safetensors", "pth")]
+    assert flows[0].shape == (101, 147, 2) and np.isfinite(flows[0]).all() and np.array_equal(*flows)
+    weights = tmp_path / "raft.safetensors"
+    fit = canon.fit(Clip.from_frames(frames), preset="fast", search=False, raft=weights, device="cpu")
+    assert fit.layers == ["background"]
+
+
 def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     scene = make("pan", width=SIZE[1], height=SIZE[0], frames=3)
     image = scene.frame(0)
@@ -249,12 +279,16 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         mask_from_box(image, (300, 10, 20, 20))
     with pytest.raises(InputError, match="no area"):
         mask_from_box(image, (10, 10, 0, 40))
-    with pytest.raises(InputError, match="20x10 pixels, but the frame has 256x144"):
-        mask_from_scribble(image, np.zeros((10, 20), np.uint8))
-    with pytest.raises(InputError, match="marks no object"):
-        mask_from_scribble(image, np.zeros(SIZE, np.uint8))
-    with pytest.raises(InputError, match="Frame 7 does not exist: the clip has frames 0 to 2"):
-        resolved(scene, tmp_path, MaskPrompt(frame=7, box=(10, 10, 50, 50)))
+    write_image(tmp_path / "small.png", np.zeros((10, 20), np.uint8))
+    write_image(tmp_path / "empty.png", np.zeros(SIZE, np.uint8))
+    for prompt, message in (
+        (MaskPrompt(box=(300, 10, 20, 20)), "no area inside the 256x144 frame"),
+        (MaskPrompt(scribble=tmp_path / "small.png"), "20x10 pixels, but the frame has 256x144"),
+        (MaskPrompt(scribble=tmp_path / "empty.png"), "marks no object"),
+        (MaskPrompt(frame=7, box=(10, 10, 50, 50)), "Frame 7 does not exist: the clip has frames 0 to 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_prompt(scene.clip(), prompt)
 
 
 @pytest.mark.parametrize("name", ["pan", "bend"])
