@@ -30,7 +30,7 @@ _SEEN_PIXELS = 24
 """A layer with fewer solid pixels than this is not there in a frame."""
 _TRACKING = RegisterOptions(noise=0.05, membrane=4.0, temporal=1.0, robust=0.1, limit=2.0, brightness=1.0, rough=0.0)
 _MAX_CANVAS = 40_000_000
-FINE = 1.5
+FINE = {"fast": 1.0, "balanced": 1.5, "quality": 1.5}
 """Texels per pixel along a side: bilinear samples of a finer canvas pull less towards its texels."""
 
 
@@ -95,7 +95,7 @@ def start(
         keyframe = choose_keyframe(np.array([int((np.asarray(plane) > 127).sum()) for plane in mask.values]))
         # One frame after the other, in many small operations: threads would only wait for each other.
         with single_threaded_operations():
-            chain_layer(problem, i, flow, keyframe, scale or FINE)
+            chain_layer(problem, i, flow, keyframe, scale or FINE[preset])
             refresh_detail(problem)
             register_outward(problem, i, flow, keyframe, _TRACKING, TRACKING_LEVELS[preset])
         robust_canvas(problem, i, erode=1, scales=(0.15,) if preset == "fast" else (None, 0.15))

@@ -22,8 +22,7 @@ from canon.representations.solve.layers import Layer, Problem, central_differenc
 from canon.runtime import map_frames
 from canon.sampling import halve, sample
 
-Targets = tuple[Tensor, Tensor] | None
-_FRAMES_PER_SOLVE = 8
+_FRAMES_PER_SOLVE = 4
 _REFERENCE_MEMBRANE = 6.0
 _LEAST_TRUST = 0.02
 _STIFFEST = 100.0
@@ -61,41 +60,46 @@ def register_all(
 ) -> None:
     """One Gauss-Newton step of the grids of all frames and of the layers in ``which`` (default: all)."""
     which = list(range(len(problem.layers))) if which is None else which
-    chosen = [problem.layers[i] for i in which]
-    matrices = [layer.grid.new_zeros((problem.count, 3, *layer.grid.shape[1:3])) for layer in chosen]
-    rights = [layer.grid.new_zeros((problem.count, 2, *layer.grid.shape[1:3])) for layer in chosen]
 
-    def one(t: int) -> tuple[int, dict[int, tuple[Tensor, Tensor]]]:
-        return t, normal_equations(problem, t, level, options, which)
+    def some(times: range) -> list[Tensor]:
+        equations = [normal_equations(problem, t, level, options, which) for t in times]
+        return [_steps(problem, i, times, [found.get(i) for found in equations], flow, level, options) for i in which]
 
-    for t, equations in map_frames(one, range(problem.count)):
-        for slot, i in enumerate(which):
-            if i in equations:
-                matrices[slot][t], rights[slot][t] = equations[i]
-    for layer, matrix, right in zip(chosen, matrices, rights, strict=True):
-        # The background has its camera: neighbour flow would only bring in the errors of fast pans.
-        moving = layer is not problem.layers[-1]
-        targets = flow_targets(problem, layer, flow) if flow is not None and moving else None
-        own = replace(options, rough=0.0) if moving else options
-        # Shading that wanders over a smooth surface looks like motion; where there is no texture, it is not believed.
-        pull = options.anchor * torch.stack([1.0 - problem.texture(t) for t in range(problem.count)])
-        matrix[:, 0] += pull
-        matrix[:, 2] += pull
-        right += pull[:, None] * (layer.reference - layer.grid).permute(0, 3, 1, 2)
+    # A few frames at a time, so that memory does not grow with the clip.
+    parts = [range(t, min(t + _FRAMES_PER_SOLVE, problem.count)) for t in range(0, problem.count, _FRAMES_PER_SOLVE)]
+    steps = list(map_frames(some, parts))
+    for slot, i in enumerate(which):
+        layer = problem.layers[i]
+        layer.grid = layer.grid + torch.cat([part[slot] for part in steps])
 
-        def step(
-            part: slice,
-            layer: Layer = layer,
-            matrix: Tensor = matrix,
-            right: Tensor = right,
-            targets: Targets = targets,
-            own: RegisterOptions = own,
-        ) -> Tensor:
-            aims = None if targets is None else (targets[0][part], targets[1][part])
-            return grid_step(layer.grid[part], layer.reference[part], matrix[part], right[part], aims, own, level)
 
-        parts = [slice(t, t + _FRAMES_PER_SOLVE) for t in range(0, problem.count, _FRAMES_PER_SOLVE)]
-        layer.grid = layer.grid + torch.cat(list(map_frames(step, parts)))
+def _steps(
+    problem: Problem,
+    index: int,
+    times: range,
+    equations: list[tuple[Tensor, Tensor] | None],
+    flow: Flow | None,
+    level: int,
+    options: RegisterOptions,
+) -> Tensor:
+    """Steps [len(times), gh, gw, 2] of one layer's grids, given its normal equations where it is seen."""
+    layer, part = problem.layers[index], slice(times.start, times.stop)
+    grid, reference = layer.grid[part], layer.reference[part]
+    matrix = grid.new_zeros((len(times), 3, *grid.shape[1:3]))
+    right = grid.new_zeros((len(times), 2, *grid.shape[1:3]))
+    for k, found in enumerate(equations):
+        if found is not None:
+            matrix[k], right[k] = found
+    # Shading that wanders over a smooth surface looks like motion; where there is no texture, it is not believed.
+    pull = options.anchor * torch.stack([1.0 - problem.texture(t) for t in times])
+    matrix[:, 0] += pull
+    matrix[:, 2] += pull
+    right += pull[:, None] * (reference - grid).permute(0, 3, 1, 2)
+    # The background has its camera: neighbour flow would only bring in the errors of fast pans.
+    if layer is problem.layers[-1]:
+        return grid_step(grid, reference, matrix, right, None, options, level)
+    targets = None if flow is None else flow_targets(problem, layer, flow, times)
+    return grid_step(grid, reference, matrix, right, targets, replace(options, rough=0.0), level)
 
 
 def normal_equations(
@@ -186,7 +190,8 @@ def grid_step(
     deviation = (grid - reference).permute(0, 3, 1, 2)
     # A coarse level has few pixels to a node: neighbours must share them.
     membrane = torch.full_like(deviation[:, 0], options.membrane * 4.0**level)
-    step = solve_grid(matrix, right - smoothness(deviation, membrane[:, None]), membrane, steps=steps)
+    free = steps if options.rough <= 0 else steps // 3  # a first look at how rough the motion is
+    step = solve_grid(matrix, right - smoothness(deviation, membrane[:, None]), membrane, steps=free)
     if options.rough > 0:
         ratio = options.rough**2 / (roughness(deviation + step) + _ROUNDING**2)
         membrane = membrane * ratio.square().clamp(1.0, _STIFFEST / options.membrane)
@@ -204,28 +209,25 @@ def roughness(grid: Tensor, window: int = 5) -> Tensor:
     return torch.nn.functional.avg_pool2d(mean, window, 1, window // 2, count_include_pad=False)[:, 0]
 
 
-def flow_targets(problem: Problem, layer: Layer, flow: Flow) -> tuple[Tensor, Tensor]:
-    """Where optical flow, read in the neighbouring frames' grids, says that the nodes lie.
+def flow_targets(problem: Problem, layer: Layer, flow: Flow, times: range) -> tuple[Tensor, Tensor]:
+    """Where optical flow, read in the neighbouring frames' grids, says that the nodes of the frames ``times`` lie.
 
     Returns:
-        canvas positions [T, gh, gw, 2] and weights [T, gh, gw] in 0..1 (layer visible there, flow confident).
+        canvas positions [len(times), gh, gw, 2] and weights [len(times), gh, gw] in 0..1 (layer visible there, flow
+        confident).
     """
     index = problem.layers.index(layer)
-    aims = torch.zeros_like(layer.grid)
-    total = layer.grid.new_zeros(layer.grid.shape[:3])
-
-    def one(t: int) -> tuple[int, Tensor, Tensor]:
+    aims, weights = [], []
+    for t in times:
         aim, weight = torch.zeros_like(layer.grid[0]), torch.zeros_like(layer.grid[0, ..., 0])
         for s in (t - 1, t + 1):
             if 0 <= s < problem.count and layer.present[t] and layer.present[s]:
                 positions, sure = carry(problem, index, flow, t, s)
                 carried = sample_grid(layer.grid[s], positions, problem.stride)
                 aim, weight = aim + carried * sure[..., None], weight + sure
-        return t, aim / weight.clamp_min(1e-6)[..., None], weight * 0.5
-
-    for t, aim, weight in map_frames(one, range(problem.count)):
-        aims[t], total[t] = aim, weight
-    return aims, total
+        aims.append(aim / weight.clamp_min(1e-6)[..., None])
+        weights.append(weight * 0.5)
+    return torch.stack(aims), torch.stack(weights)
 
 
 def carry(problem: Problem, index: int, flow: Flow, t: int, s: int) -> tuple[Tensor, Tensor]:
