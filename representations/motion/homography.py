@@ -23,7 +23,7 @@ _SMALL = 200  # lattice pixels; smaller pictures are matched at their full size,
 
 @dataclass(frozen=True)
 class Link:
-    """Matches between two frames: points p [N, 2] of ``source`` lie at q [N, 2] in ``target`` (pixels)."""
+    """Matches between two frames: points p [N, 2] of ``source`` lie at q [N, 2] in ``target`` (pixels, float32)."""
 
     source: int
     target: int
@@ -115,7 +115,8 @@ def _ransac(source: int, target: int, p: np.ndarray, q: np.ndarray) -> tuple[np.
     keep = np.nonzero(mask.ravel())[0]
     share = len(keep) / max(len(p), 1)
     keep = keep[:POINTS_PER_LINK]
-    return matrix, Link(source, target, p[keep], q[keep]), share
+    # Thousands of links are held at once in a long clip.
+    return matrix, Link(source, target, p[keep].astype(np.float32), q[keep].astype(np.float32)), share
 
 
 def _plausible(matrix: np.ndarray, points: np.ndarray) -> bool:
@@ -209,14 +210,15 @@ def bundle_adjust(
     count = len(chain)
     unknown = np.array([t for t in range(count) if t != reference])
     column = {t: i for i, t in enumerate(unknown)}
-    prepared = [
-        (k.source, k.target, transform(normalise, k.p), transform(normalise, k.q)) for k in links if len(k.p) >= 8
-    ]
     pixel = normalise[0, 0]
     for _ in range(steps):
         blocks: dict[tuple[int, int], np.ndarray] = {}
         right = np.zeros(8 * len(unknown))
-        for source, target, p, q in prepared:
+        for link in links:
+            if len(link.p) < 8:
+                continue
+            source, target = link.source, link.target
+            p, q = transform(normalise, link.p), transform(normalise, link.q)
             between = np.linalg.inv(current[target]) @ current[source]
             there = transform(between, p)
             residual = q - there
