@@ -188,9 +188,10 @@ class Project:
             return _with_context(own, clip)
         if not _same_frames(own, clip):
             seen, new = (f"{len(each)} frames of {each.size[1]}x{each.size[0]}" for each in (own, clip))
-            other = f"other pictures, from '{own.source}'" if seen == new else f"{seen} from '{own.source}', not {new}"
+            other = "other pictures" if seen == new else f"not {new}"
             raise InputError(
-                f"The project '{self.folder}' already holds another clip: {other}; give another --project."
+                f"The project '{self.folder}' already holds another clip ({seen} from '{own.source}', {other}); "
+                "give another --project."
             )
         return dataclasses.replace(clip, frames=own.frames)
 
