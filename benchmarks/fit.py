@@ -59,12 +59,8 @@ def load(
     root: Path, name: str, frames: int, first_mask_only: bool = False, size: tuple[int, int] | None = None
 ) -> canon.Clip:
     """A clip with its masks, or with frame 0's alone."""
-    masks: Path | None = root / name / "masks"
-    assert masks is not None
-    if not masks.is_dir():
-        masks = None
-    elif first_mask_only:
-        masks = sorted(masks.iterdir())[0]
+    folder = root / name / "masks"
+    masks = sorted(folder.iterdir())[0] if first_mask_only else folder if folder.is_dir() else None
     return canon.Clip.load(root / name / "frames", masks=masks, max_frames=frames, size=size)
 
 

@@ -44,10 +44,12 @@ class Atlas(Representation):
     ) -> Fit:
         """See :meth:`canon.registry.Representation.fit`."""
         check_prompt(clip, _prompt(config))
-        work = Workspace(workspace, clip.content_hash, VERSION, seed)
+        raft = None if config.raft is None else load_raft(config.raft, device)
+        weights = "" if config.raft is None else file_digest(config.raft)
+        work = Workspace(workspace, clip.content_hash, VERSION, seed, weights)
         clock = _Clock(progress)
         with clock.stage("flow"):
-            flow = self._flow(clip, config, work, device)
+            flow = work.run(work.stage("flow"), lambda path: compute_flow(clip.frames, path, raft), load_flow)
         with clock.stage("masks"):
             masks = self._masks(clip, flow, config, work, seed)
         if config.solver == "neural":
@@ -58,15 +60,6 @@ class Atlas(Representation):
         with clock.stage("bake"):
             layers = bake(problem, seed)
             return _finish(clip, config, layers, masks, clock)
-
-    def _flow(self, clip: Clip, config: AtlasConfig, work: Workspace, device: torch.device) -> Flow:
-        weights = config.raft
-        if weights is None:
-            return work.run(work.stage("flow"), lambda path: compute_flow(clip.frames, path), load_flow)
-        raft = load_raft(weights, device)
-        return work.run(
-            work.stage("flow", file_digest(weights)), lambda path: compute_flow(clip.frames, path, raft), load_flow
-        )
 
     def _masks(self, clip: Clip, flow: Flow, config: AtlasConfig, work: Workspace, seed: int) -> list[LayerMasks]:
         prompt = _prompt(config)

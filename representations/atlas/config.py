@@ -34,7 +34,7 @@ class AtlasConfig:
     stride: int = 0
     """Pixels between the control nodes of the coordinates; 0 chooses by preset (fast 8, else 4)."""
     canvas_scale: float = 0.0
-    """Canvas texels per pixel of the reference frame; 0 chooses from the clip's zoom."""
+    """Canvas texels per pixel; 0 chooses 1.5 (fast: 1) for what moves, and by the clip's zoom for the background."""
     steps: int = 20000
     """Neural solver: optimisation steps."""
     minutes: float = 10.0

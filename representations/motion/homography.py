@@ -207,7 +207,7 @@ def bundle_adjust(
     """
     normalise = _normaliser(size)
     current = chain @ np.linalg.inv(normalise)
-    count = len(chain)
+    count, links = len(chain), [link for link in links if len(link.p) >= 8]
     unknown = np.array([t for t in range(count) if t != reference])
     column = {t: i for i, t in enumerate(unknown)}
     pixel = normalise[0, 0]
@@ -215,8 +215,6 @@ def bundle_adjust(
         blocks: dict[tuple[int, int], np.ndarray] = {}
         right = np.zeros(8 * len(unknown))
         for link in links:
-            if len(link.p) < 8:
-                continue
             source, target = link.source, link.target
             p, q = transform(normalise, link.p), transform(normalise, link.q)
             between = np.linalg.inv(current[target]) @ current[source]

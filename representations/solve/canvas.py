@@ -165,8 +165,8 @@ def fill_unseen(color: Tensor, mass: Tensor, threshold: float = UNSEEN) -> Tenso
 def back_project(problem: Problem, level: int = 0) -> float:
     """One step towards the least-squares canvases: the composite's residual is gathered back and added.
 
-    (Irani and Peleg, 1991.) A coarse ``level`` corrects the
-    coarse part of the canvases only, at a fraction of the cost.
+    (Irani and Peleg, 1991.) A coarse ``level`` corrects the coarse part of the canvases only, at a fraction of the
+    cost.
 
     Returns the mean squared error before the step.
     """

@@ -54,22 +54,20 @@ def _tents(pixels: int, nodes: int, stride: int, level: int, device: torch.devic
     return (1.0 - (centres[:, None] - index[None]).abs()).clamp_min(0.0)
 
 
-def smoothness(grid: Tensor, stiffness: Tensor | float = 1.0) -> Tensor:
+def smoothness(grid: Tensor, stiffness: Tensor | None = None) -> Tensor:
     """The membrane operator L g (graph Laplacian with free borders) of grids [B, C, gh, gw].
 
     g L g is the sum of squared differences between neighbours, each times the mean ``stiffness`` of the two.
 
     Args:
-        stiffness: of all nodes, or [B, 1, gh, gw].
+        stiffness: of every node [B, 1, gh, gw]; 1 if not given.
     """
     out = torch.zeros_like(grid)
     dx = grid[..., 1:] - grid[..., :-1]
     dy = grid[..., 1:, :] - grid[..., :-1, :]
-    if isinstance(stiffness, Tensor):
+    if stiffness is not None:
         dx = dx * (0.5 * (stiffness[..., 1:] + stiffness[..., :-1]))
         dy = dy * (0.5 * (stiffness[..., 1:, :] + stiffness[..., :-1, :]))
-    else:
-        dx, dy = dx * stiffness, dy * stiffness
     out[..., 1:] += dx
     out[..., :-1] -= dx
     out[..., 1:, :] += dy

@@ -1,4 +1,4 @@
-"""Coordinates by Gauss-Newton: every frame is registered to the canvases, on control grids, all frames at once.
+"""Coordinates by Gauss-Newton: every frame is registered to the canvases, on control grids.
 
 One step linearises the composite R = sum w L s(uv) around the present grids, gathers each layer's normal equations onto
 its nodes (whole-frame passes, no loop over pixels), adds smoothness and agreement with optical flow, and solves. Before
@@ -55,22 +55,21 @@ class RegisterOptions:
     rough: float = 0.4
 
 
-def register_all(
-    problem: Problem, flow: Flow | None, level: int, options: RegisterOptions, which: list[int] | None = None
-) -> None:
-    """One Gauss-Newton step of the grids of all frames and of the layers in ``which`` (default: all)."""
-    which = list(range(len(problem.layers))) if which is None else which
+def register_all(problem: Problem, flow: Flow | None, level: int, options: RegisterOptions) -> None:
+    """One Gauss-Newton step of the grids of all layers in all frames."""
 
     def some(times: range) -> list[Tensor]:
-        equations = [normal_equations(problem, t, level, options, which) for t in times]
-        return [_steps(problem, i, times, [found.get(i) for found in equations], flow, level, options) for i in which]
+        equations = [normal_equations(problem, t, level, options) for t in times]
+        return [
+            _steps(problem, i, times, [found.get(i) for found in equations], flow, level, options)
+            for i in range(len(problem.layers))
+        ]
 
     # A few frames at a time, so that memory does not grow with the clip.
     parts = [range(t, min(t + _FRAMES_PER_SOLVE, problem.count)) for t in range(0, problem.count, _FRAMES_PER_SOLVE)]
     steps = list(map_frames(some, parts))
-    for slot, i in enumerate(which):
-        layer = problem.layers[i]
-        layer.grid = layer.grid + torch.cat([part[slot] for part in steps])
+    for i, layer in enumerate(problem.layers):
+        layer.grid = layer.grid + torch.cat([part[i] for part in steps])
 
 
 def _steps(
@@ -103,9 +102,9 @@ def _steps(
 
 
 def normal_equations(
-    problem: Problem, t: int, level: int, options: RegisterOptions, which: list[int]
+    problem: Problem, t: int, level: int, options: RegisterOptions
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """Per layer of ``which`` seen at t: 2x2 blocks [3, gh, gw] and right-hand side [2, gh, gw] in canvas pixels."""
+    """Per layer seen at t: 2x2 blocks [3, gh, gw] and right-hand side [2, gh, gw] in canvas pixels."""
     frame = problem.frame(t, level)
     weights = problem.weights(t, level)
     residual = frame
@@ -116,8 +115,7 @@ def normal_equations(
         albedo, known = problem.look(layer, t, level)
         lit = albedo * problem.light(layer, t, level)
         residual = residual - weight[..., None] * lit
-        if i in which:
-            gradients[i] = (*central_differences(lit), known)
+        gradients[i] = (*central_differences(lit), known)
     trust = 1.0 / (1.0 + (residual.square().sum(-1) / (3.0 * options.robust**2))).square()
     basis = problem.basis(level)
     found = {}

@@ -268,8 +268,12 @@ def test_raft_gives_flow_of_the_frames_own_size(tmp_path: Path) -> None:
     flows = [load_raft(tmp_path / f"raft.{end}", torch.device("cpu"))(*frames[:2]) for end in ("safetensors", "pth")]
     assert flows[0].shape == (101, 147, 2) and np.isfinite(flows[0]).all() and np.array_equal(*flows)
     weights = tmp_path / "raft.safetensors"
-    fit = canon.fit(Clip.from_frames(frames), preset="fast", search=False, raft=weights, device="cpu")
-    assert fit.layers == ["background"]
+    clip, work = Clip.from_frames(frames), tmp_path / "work"
+    for raft in (None, weights):
+        fit = canon.fit(clip, preset="fast", search=False, raft=raft, workspace=work, device="cpu")
+        assert fit.layers == ["background"]
+    for stage in ("flow", "masks", "camera", "solve"):
+        assert len(list(work.glob(f"{stage}-*"))) == 2, "nothing of the one is taken up for the other"
 
 
 def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:

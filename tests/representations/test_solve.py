@@ -180,7 +180,7 @@ def test_a_step_recovers_a_known_shift(level: int, brightness: float) -> None:
     shifted(known, shift)
     options = RegisterOptions(brightness=brightness, limit=4.0)
     layer = known.layers[0]
-    matrix, right = normal_equations(known, 1, level, options, [0])[0]
+    matrix, right = normal_equations(known, 1, level, options)[0]
     step = grid_step(layer.grid[1:2], layer.reference[1:2], matrix[None], right[None], None, options, level)[0]
     inner = step[1:-2, 1:-2]
     torch.testing.assert_close(inner.mean((0, 1)), -torch.tensor(shift), atol=0.15, rtol=0)
@@ -202,11 +202,11 @@ def test_registration_converges_in_canvas_pixels_of_a_finer_canvas() -> None:
 
 def test_a_change_of_brightness_is_not_motion(known: Problem) -> None:
     options = RegisterOptions(brightness=1.0)
-    before = normal_equations(known, 1, 0, options, [0])[0]
+    before = normal_equations(known, 1, 0, options)[0]
     frames = known.frames.copy()
     brighter = Problem(np.clip(frames.astype(int) + 20, 0, 255).astype(np.uint8), known.layers, [], 8, CPU)
-    projected = normal_equations(brighter, 1, 0, options, [0])[0]
-    plain = normal_equations(brighter, 1, 0, RegisterOptions(brightness=0.0), [0])[0]
+    projected = normal_equations(brighter, 1, 0, options)[0]
+    plain = normal_equations(brighter, 1, 0, RegisterOptions(brightness=0.0))[0]
     inner = (slice(None), slice(1, -2), slice(1, -2))
     moved = float((projected[1] - before[1])[inner].abs().mean())
     fooled = float((plain[1] - before[1])[inner].abs().mean())
@@ -300,6 +300,42 @@ def test_matting_recovers_a_soft_edge() -> None:
     assert np.abs(found - alpha).mean() < 0.4 * hard and np.abs(found - alpha).max() < 0.2
     assert (found[:, :28] == 0).all() and (found[:, 52:] == 1).all(), "solid away from the edge"
     assert problem.opacity[0] is target
+
+
+def test_a_matte_is_believed_more_than_an_outline() -> None:
+    x = np.linspace(0, 79, 80, dtype=np.float32)
+    alpha = np.repeat(np.clip((x - 20) / 40, 0, 1)[None], 64, axis=0)  # a wide soft edge, beyond the band
+    problem = two_layers(alpha)
+    matte = np.repeat((alpha * 255 + 0.5).astype(np.uint8)[None], 2, axis=0)
+    errors = {}
+    for believed in (True, False):
+        problem.opacity = [matte]
+        target = np.zeros_like(matte)
+        refine_opacity(problem, [matte], [believed], [target], band=4)
+        errors[believed] = np.abs(target[1] / 255.0 - alpha).mean()
+    assert errors[True] < 0.03 < errors[False]
+
+
+def test_masks_say_what_is_seen_and_opacity_what_is_there() -> None:
+    size = (64, 80)
+    colours = [np.broadcast_to(np.float32(c), (*size, 3)) for c in ((0.9, 0.1, 0.1), (0.1, 0.9, 0.1), (0.1, 0.1, 0.9))]
+    front = np.full(size, 0.5, np.float32)
+    front[:, :8], front[:, 72:] = 0, 0
+    middle = np.zeros(size, np.float32)
+    middle[16:48, 20:60] = 1
+    shares = [front, middle * (1 - front), (1 - middle) * (1 - front)]
+    frame = sum(share[..., None] * colour for share, colour in zip(shares, colours, strict=True))
+    assert isinstance(frame, np.ndarray)
+    masks = [(share[None] * 255 + 0.5).astype(np.uint8) for share in shares[:2]]
+    problem = Problem((frame[None] * 255 + 0.5).astype(np.uint8), [], masks, 8, CPU)
+    for name, colour in zip(("front", "middle", "background"), colours, strict=True):
+        layer = new_layer(problem, name, np.ones(1, bool))
+        layer.set_canvas(torch.from_numpy(colour.copy()), torch.ones(size))
+        problem.layers.append(layer)
+    targets = [np.zeros_like(mask) for mask in masks]
+    refine_opacity(problem, masks, [True, True], targets, band=4)
+    found = targets[1][0] / np.float32(255)
+    assert np.abs(found - middle)[:, 12:68].max() < 0.1, "whole behind a veil through which half of it is seen"
 
 
 def test_matting_does_not_leave_the_band() -> None:
