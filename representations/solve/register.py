@@ -8,6 +8,7 @@ brightness is not mistaken for motion (as with mean-normalised patches, Kroeger 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,12 +58,13 @@ class RegisterOptions:
 
 def register_all(problem: Problem, flow: Flow | None, level: int, options: RegisterOptions) -> None:
     """One Gauss-Newton step of the grids of all layers in all frames."""
+    everything = range(len(problem.layers))
 
     def some(times: range) -> list[Tensor]:
-        equations = [normal_equations(problem, t, level, options) for t in times]
+        equations = [normal_equations(problem, t, level, options, everything) for t in times]
         return [
             _steps(problem, i, times, [found.get(i) for found in equations], flow, level, options)
-            for i in range(len(problem.layers))
+            for i in everything
         ]
 
     # A few frames at a time, so that memory does not grow with the clip.
@@ -102,9 +104,9 @@ def _steps(
 
 
 def normal_equations(
-    problem: Problem, t: int, level: int, options: RegisterOptions
+    problem: Problem, t: int, level: int, options: RegisterOptions, which: Sequence[int]
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """Per layer seen at t: 2x2 blocks [3, gh, gw] and right-hand side [2, gh, gw] in canvas pixels."""
+    """Per layer of ``which`` seen at t: 2x2 blocks [3, gh, gw] and right-hand side [2, gh, gw] in canvas pixels."""
     frame = problem.frame(t, level)
     weights = problem.weights(t, level)
     residual = frame
@@ -115,7 +117,8 @@ def normal_equations(
         albedo, known = problem.look(layer, t, level)
         lit = albedo * problem.light(layer, t, level)
         residual = residual - weight[..., None] * lit
-        gradients[i] = (*central_differences(lit), known)
+        if i in which:
+            gradients[i] = (*central_differences(lit), known)
     trust = 1.0 / (1.0 + (residual.square().sum(-1) / (3.0 * options.robust**2))).square()
     basis = problem.basis(level)
     found = {}

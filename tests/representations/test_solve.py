@@ -180,7 +180,7 @@ def test_a_step_recovers_a_known_shift(level: int, brightness: float) -> None:
     shifted(known, shift)
     options = RegisterOptions(brightness=brightness, limit=4.0)
     layer = known.layers[0]
-    matrix, right = normal_equations(known, 1, level, options)[0]
+    matrix, right = normal_equations(known, 1, level, options, [0])[0]
     step = grid_step(layer.grid[1:2], layer.reference[1:2], matrix[None], right[None], None, options, level)[0]
     inner = step[1:-2, 1:-2]
     torch.testing.assert_close(inner.mean((0, 1)), -torch.tensor(shift), atol=0.15, rtol=0)
@@ -202,11 +202,11 @@ def test_registration_converges_in_canvas_pixels_of_a_finer_canvas() -> None:
 
 def test_a_change_of_brightness_is_not_motion(known: Problem) -> None:
     options = RegisterOptions(brightness=1.0)
-    before = normal_equations(known, 1, 0, options)[0]
+    before = normal_equations(known, 1, 0, options, [0])[0]
     frames = known.frames.copy()
     brighter = Problem(np.clip(frames.astype(int) + 20, 0, 255).astype(np.uint8), known.layers, [], 8, CPU)
-    projected = normal_equations(brighter, 1, 0, options)[0]
-    plain = normal_equations(brighter, 1, 0, RegisterOptions(brightness=0.0))[0]
+    projected = normal_equations(brighter, 1, 0, options, [0])[0]
+    plain = normal_equations(brighter, 1, 0, RegisterOptions(brightness=0.0), [0])[0]
     inner = (slice(None), slice(1, -2), slice(1, -2))
     moved = float((projected[1] - before[1])[inner].abs().mean())
     fooled = float((plain[1] - before[1])[inner].abs().mean())
