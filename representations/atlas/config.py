@@ -34,7 +34,7 @@ class AtlasConfig:
     stride: int = 0
     """Pixels between the control nodes of the coordinates; 0 chooses by preset (fast 8, else 4)."""
     canvas_scale: float = 0.0
-    """Canvas texels per pixel; 0 chooses 1.5 (fast: 1) for what moves, and by the clip's zoom for the background."""
+    """Canvas texels per pixel; 0 chooses 1.5 for what moves and 1.25 to 1.5 behind (fast: 1, 1 to 1.5)."""
     steps: int = 20000
     """Neural solver: optimisation steps."""
     minutes: float = 10.0

@@ -32,6 +32,8 @@ _TRACKING = RegisterOptions(noise=0.05, membrane=4.0, temporal=1.0, robust=0.1, 
 _MAX_CANVAS = 40_000_000
 FINE = {"fast": 1.0, "balanced": 1.5, "quality": 1.5}
 """Texels per pixel along a side: bilinear samples of a finer canvas pull less towards its texels."""
+BACKGROUND_FINE, BACKGROUND_FINEST = {"fast": 1.0, "balanced": 1.25, "quality": 1.5}, 1.5
+"""The same for the background, which is as large as all that the camera saw; and at most, where the clip zooms in."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def start(
     problem.layers = [new_layer(problem, mask.name, presence(mask.values)) for mask in masks]
     problem.layers.append(new_layer(problem, BACKGROUND, np.ones(count, bool)))
     last = len(masks)
-    _place_background(problem, last, camera, scale)
+    _place_background(problem, last, camera, scale, BACKGROUND_FINE[preset])
     robust_canvas(problem, last, erode=5, scales=(None, 0.1) if preset == "fast" else (None, 0.15, 0.07))
     for i, mask in enumerate(masks):
         keyframe = choose_keyframe(np.array([int((np.asarray(plane) > 127).sum()) for plane in mask.values]))
@@ -103,7 +105,7 @@ def start(
     return problem
 
 
-def _place_background(problem: Problem, index: int, camera: CameraMotion, scale: float) -> None:
+def _place_background(problem: Problem, index: int, camera: CameraMotion, scale: float, least: float) -> None:
     layer = problem.layers[index]
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
     flat = nodes.reshape(-1, 2)
@@ -113,7 +115,7 @@ def _place_background(problem: Problem, index: int, camera: CameraMotion, scale:
     if not scale:
         # Fine enough for the frames that zoom in: the canvas must not lose what they show.
         dets = torch.stack([jacobian(layer.grid[t], problem.stride).det().abs().median() for t in range(problem.count)])
-        scale = float((1.0 / torch.quantile(dets.sqrt(), 0.15)).clamp(1.0, 1.5))
+        scale = float((1.0 / torch.quantile(dets.sqrt(), 0.15)).clamp(least, BACKGROUND_FINEST))
     extent = (layer.grid.amax((0, 1, 2)) - layer.grid.amin((0, 1, 2))).double()
     area = float(extent.prod()) * scale**2
     if area > _MAX_CANVAS:
@@ -162,7 +164,8 @@ def _run(
         refine_opacity(problem, values, mattes, list(targets), MATTE_BAND)
         return None
     if lighting and (step.light or step.kind == "project"):
-        estimate_lighting(problem)
+        # Seen coarsely, canvases finer than the frames are sharper than they: at the end, light is found at full size.
+        estimate_lighting(problem, 0 if step.kind == "project" else 1)
     if step.kind == "register":
         register_all(problem, flow if problem.count > 1 else None, step.level, RegisterOptions())
         refresh_references(problem)

@@ -12,7 +12,7 @@ LOW, HIGH = 0.5, 2.0
 
 
 def estimate_lighting(
-    problem: Problem, level: int = 1, membrane: float = 20.0, prior: float = 8.0, noise: float = 0.05
+    problem: Problem, level: int, membrane: float = 20.0, prior: float = 8.0, noise: float = 0.05
 ) -> None:
     """Replace every layer's lighting by the least-squares one given canvases and coordinates.
 

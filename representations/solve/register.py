@@ -52,7 +52,7 @@ class RegisterOptions:
     robust: float = 0.4
     limit: float = 1.0
     brightness: float = 0.0
-    anchor: float = 0.03
+    anchor: float = 0.01
     rough: float = 0.4
 
 
@@ -63,8 +63,7 @@ def register_all(problem: Problem, flow: Flow | None, level: int, options: Regis
     def some(times: range) -> list[Tensor]:
         equations = [normal_equations(problem, t, level, options, everything) for t in times]
         return [
-            _steps(problem, i, times, [found.get(i) for found in equations], flow, level, options)
-            for i in everything
+            _steps(problem, i, times, [found.get(i) for found in equations], flow, level, options) for i in everything
         ]
 
     # A few frames at a time, so that memory does not grow with the clip.
@@ -285,8 +284,7 @@ def refresh_references(problem: Problem) -> None:
     for i, layer in enumerate(problem.layers):
 
         def one(t: int, i: int = i, layer: Layer = layer) -> Tensor:
-            trust = visible_nodes(problem, i, t) * (_LEAST_TRUST + problem.texture(t))
-            return smooth_reference(layer.grid[t], layer.reference[t], trust + 1e-6)
+            return smooth_reference(layer.grid[t], layer.reference[t], visible_nodes(problem, i, t) + 1e-6)
 
         times = [int(t) for t in np.nonzero(layer.present)[0]]
         for t, reference in zip(times, map_frames(one, times), strict=True):

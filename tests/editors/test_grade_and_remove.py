@@ -71,7 +71,7 @@ def test_removing(fit: Fit) -> None:  # noqa: F811
         with pytest.raises(InputError, match="grown"):
             canon.edit(fit, "remove", layer="foreground", grow=grow)
     for stops in (float("inf"), 17.0):
-        with pytest.raises(InputError, match="finite|at most 16"):
+        with pytest.raises(InputError, match=r"finite|at most 16"):
             canon.edit(fit, "grade", exposure=stops)
     with pytest.raises(InputError, match="at least 0"):
         canon.edit(fit, "grade", saturation=-1.0)

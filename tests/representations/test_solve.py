@@ -355,14 +355,14 @@ def test_lighting_recovers_a_smooth_gain(known: Problem) -> None:
     lit[1] *= gain.numpy()
     known.frames = np.clip(lit + 0.5, 0, 255).astype(np.uint8)
     for _ in range(3):
-        estimate_lighting(known)
+        estimate_lighting(known, 1)
     layer = known.layers[0]
     found = known.light(layer, 1)
     assert float((found - gain).abs().mean()) < 0.05, "0.13 on average if nothing were found"
     assert float((known.light(layer, 0) - 1).abs().max()) < 0.03
     assert layer.lighting.shape[1:3] == grid_size(known.size, known.light_stride)
     known.frames = np.zeros_like(known.frames)
-    estimate_lighting(known)
+    estimate_lighting(known, 1)
     assert float(layer.lighting.min()) >= LOW and float(layer.lighting.max()) <= HIGH
 
 
@@ -371,7 +371,7 @@ def test_black_says_nothing_about_the_light(known: Problem) -> None:
     layer.set_canvas(torch.zeros_like(layer.color), layer.coverage)
     known.frames = np.zeros_like(known.frames)
     known.frames[:, ::2] += 3  # noise
-    estimate_lighting(known)
+    estimate_lighting(known, 1)
     assert float((layer.lighting - 1).abs().max()) < 1e-3
 
 
