@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from canon.errors import InputError
-from canon.storage import atomic_path, to_uint8, write_image
+from canon.storage import to_uint8, write_exr, write_image
 
 
 @dataclass(eq=False)
@@ -33,7 +33,7 @@ class Canvas:
         """
         path = Path(path)
         if path.suffix.lower() == ".exr":
-            _write_exr(path, self.rgba)
+            write_exr(path, {"RGBA": np.asarray(self.rgba, np.float32)})
             return
         if path.suffix.lower() != ".png" or bits not in (8, 16):
             raise InputError(f"Cannot write a canvas as '{path.name}' with {bits} bits; use .png (8 or 16) or .exr.")
@@ -44,14 +44,3 @@ def to_uint16(image: np.ndarray) -> np.ndarray:
     """float 0..1 -> uint16, rounded to nearest and clipped."""
     # In float64: float32 has too few digits for k + 0.5 to be exact near 65535.
     return (np.clip(image, 0.0, 1.0).astype(np.float64) * 65535.0 + 0.5).astype(np.uint16)
-
-
-def _write_exr(path: Path, rgba: np.ndarray) -> None:
-    try:
-        import OpenEXR
-    except ImportError as error:
-        raise InputError("Writing .exr needs the package OpenEXR; install it, or write a 16-bit .png.") from error
-    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-    channels = {"RGBA": np.ascontiguousarray(rgba, np.float32)}
-    with atomic_path(path) as temporary, OpenEXR.File(header, channels) as file:
-        file.write(str(temporary))

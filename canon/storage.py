@@ -218,6 +218,25 @@ def write_image(path: Path, image: np.ndarray, compression: int = 3) -> None:
     write_bytes(Path(path), data.tobytes())
 
 
+def write_exr(path: Path, channels: Mapping[str, np.ndarray]) -> None:
+    """Write an OpenEXR image atomically, values as they are.
+
+    Args:
+        channels: name -> float32 or float16 [H, W], or [H, W, C] under a name of C letters such as ``RGBA``.
+
+    Raises:
+        InputError: the package OpenEXR is missing, the folder cannot be written, or the disk is full.
+    """
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise InputError("Writing .exr needs the package OpenEXR; install it, or write a 16-bit .png.") from error
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    arrays = {name: np.ascontiguousarray(array) for name, array in channels.items()}
+    with atomic_path(path) as temporary, OpenEXR.File(header, arrays) as file:
+        file.write(str(temporary))
+
+
 def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     """A new memory-mapped .npy file whose disk space is reserved at once, so that a full disk is an error, not a crash.
 

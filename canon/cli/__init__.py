@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "canonical": ("canon.cli.canonical", "write the canonical images, to paint on"),
     "edit": ("canon.cli.edit", "make an edit: canon edit DIR --editor paint --name N ...; --list shows the editors"),
     "render": ("canon.cli.render", "render edits: canon render DIR --edit N [--edit M ...]"),
+    "export": (
+        "canon.cli.export",
+        "for Nuke, Blender, Fusion, Flame, After Effects: canon export DIR stmap|tracks|cutout",
+    ),
     "eval": ("canon.cli.evaluate", "measure a fit, and an edit of it"),
 }
 """Command -> module with ``run(arguments) -> int``, and what it does."""

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from truth import small_scene, true_fit
+from truth import rebuilt_from_stmaps, small_scene, true_fit
 
 import canon
 from canon import registry
 from canon.clip import Clip
 from canon.edits import Delta, Edit, Over, Step
+from canon.exports.stmap import export_stmaps
 from canon.fits import Fit
 from canon.sampling import remap
 from canon.scenes import Scene
@@ -229,6 +230,14 @@ class RepresentationContract:
             wanted = np.clip(solved.lighting(t, name) * colour[:3], 0, 1)
             assert only.any() or not self.converged
             assert not only.any() or np.abs(frame / 255.0 - wanted)[only].max() < 0.01
+
+    def test_another_sampler_rebuilds_it_from_its_st_maps(self, solved: Fit, tmp_path: Path) -> None:
+        export_stmaps(solved, tmp_path / "maps")
+        for t in (0, len(solved) - 1):
+            off = np.abs(rebuilt_from_stmaps(tmp_path / "maps", solved.layers, t) - solved.reconstruct(t)).max(axis=-1)
+            for name in solved.layers:
+                seen = solved.coordinates(t, name)[1] > 0
+                assert (off[seen] <= 1 / 255).mean() >= 0.99, f"{name}: {(off[seen] <= 1 / 255).mean():.4f}"
 
     def test_saved_and_loaded_is_the_same(self, solved: Fit, tmp_path: Path) -> None:
         solved.save(tmp_path / "fit")

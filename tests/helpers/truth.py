@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
+import OpenEXR
+import torch
 
+import canon
 from canon.clip import Clip
-from canon.coordinates import grid_nodes
+from canon.coordinates import grid_nodes, pixel_grid
+from canon.edits import Edit, Over, Step
 from canon.fits import Fit, FitLayer
+from canon.grids import invert_grid
 from canon.scenes import Scene, make
+from canon.scenes.sampling import sample_points
 
 STRIDE, LIGHT_STRIDE = 8, 16
 
@@ -73,3 +80,75 @@ def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float
     square = (a - b) ** 2
     mean = square.mean() if where is None else square[where].mean()
     return float("inf") if mean == 0 else float(-10 * np.log10(mean))
+
+
+def transfer(scene: Scene, fit: Fit, layer: str, name: str, overlay: np.ndarray, frame: int, scale: int) -> np.ndarray:
+    """An overlay of the true texture, painted on a fit's canvas at ``scale`` times its size as seen in one frame.
+
+    How bright a canvas is, and how bright its light, is a matter of taste: the paint is to look right in that frame.
+    """
+    height, width = fit.layer(name).canvas_size
+    texels = (pixel_grid((height * scale, width * scale)) + 0.5) / scale - 0.5
+    grid = torch.from_numpy(np.array(fit.layer(name).grid[frame]))
+    # First guess: the nearest affine map.
+    nodes = grid_nodes(fit.size, fit.stride).reshape(-1, 2)
+    affine = np.linalg.lstsq(
+        np.column_stack([grid.reshape(-1, 2).numpy(), np.ones(len(nodes))]), nodes.numpy(), rcond=None
+    )[0].astype(np.float32)
+    flat = texels.reshape(-1, 2)
+    pixels, error = invert_grid(
+        grid, fit.stride, flat, flat @ torch.from_numpy(affine[:2]) + torch.from_numpy(affine[2]), 12
+    )
+    inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= fit.size[1] - 1) & (pixels[:, 1] <= fit.size[0] - 1)
+    known = (inside & (error < 0.1)).numpy()
+    uv = scene.to_texture(frame, layer, pixels.numpy().astype(np.float64))
+    premultiplied = np.dstack([overlay[..., :3] * overlay[..., 3:], overlay[..., 3:]])
+    found = sample_points(np.ascontiguousarray(premultiplied), uv, outside=0.0) * known[:, None]
+    found[:, :3] /= np.maximum(found[:, 3:], 1e-6)
+    gain = scene.lighting(frame, layer) / fit.lighting(frame, name)
+    found[:, :3] *= sample_points(gain, np.clip(pixels.numpy(), 0, np.array(fit.size[::-1]) - 1))
+    return found.reshape(height * scale, width * scale, 4).astype(np.float32)
+
+
+def edit_psnr(scene: Scene, fit: Fit, layer: str, name: str, overlay: np.ndarray) -> float:
+    """PSNR (dB) inside the edited area of an overlay of the true texture of ``layer``, painted on a fit's ``name``."""
+    truth = scene.true_edit({layer: overlay})
+    areas = [truth.area(t) > 0 for t in range(len(scene))]
+    frame = int(np.argmax([area.sum() for area in areas]))
+    paint = Over(transfer(scene, fit, layer, name, overlay, frame, 2))
+    video = canon.render(fit, Edit([Step(name, paint)]))
+    pairs = [(video[t][area], truth[t][area]) for t, area in enumerate(areas)]
+    return psnr(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+
+
+def track_errors(scene: Scene, fit: Fit, layer: str, name: str, count: int) -> np.ndarray:
+    """How far (px) tracks of the fit's layer ``name`` are from the true ones, started in three frames."""
+    errors = []
+    for frame in (0, len(scene) // 2, len(scene) - 1):
+        true, seen = scene.tracks(layer, count, frame=frame)
+        found, _ = fit.track(true[frame], frame=frame, layer=name)
+        seen[frame] = False  # there the error is zero by definition
+        errors.append(np.linalg.norm(found - true, axis=-1)[seen])
+    return np.concatenate(errors)
+
+
+def read_exr(path: Path) -> dict[str, np.ndarray]:
+    with OpenEXR.File(str(path), separate_channels=True) as file:
+        return {name: np.array(channel.pixels, np.float32) for name, channel in file.channels().items()}
+
+
+def rebuilt_from_stmaps(folder: Path, layers: list[str], t: int) -> np.ndarray:
+    """Frame t as a compositor adds it up, with OpenCV and the convention written out anew."""
+    total: np.ndarray | None = None
+    for layer in layers:
+        plate = read_exr(folder / layer / "canonical.exr")
+        image = np.dstack([plate[c] for c in "RGB"])
+        st = read_exr(folder / layer / f"stmap.{t:05d}.exr")
+        height, width = image.shape[:2]
+        x, y = st["R"] * width - np.float32(0.5), (1 - st["G"]) * height - np.float32(0.5)
+        look = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        light, matte = (read_exr(folder / layer / f"{name}.{t:05d}.exr") for name in ("light", "matte"))
+        part = look * np.dstack([light[c] for c in "RGB"]) * matte["R"][..., None]
+        total = part if total is None else total + part
+    assert total is not None
+    return total

@@ -1,0 +1,97 @@
+"""``canon export DIR KIND``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from canon.cli.arguments import Directory, parse
+from canon.errors import InputError
+
+if TYPE_CHECKING:
+    from canon.fits import Fit
+
+DESCRIPTION = """Write what other programs need: stmap = ST-maps, mattes, light passes and canonical plates (EXR), and a
+script that wires them up; tracks = points followed through the clip; cutout = one layer with opacity."""
+
+
+@dataclass
+class ExportArguments:
+    """Options of the command."""
+
+    project: Directory
+    """Project folder."""
+    kind: Annotated[Literal["stmap", "tracks", "cutout"], tyro.conf.Positional]
+    """What to write."""
+    fit: str | None = None
+    """Name of the fit; the one made last without it."""
+    layer: str | None = None
+    """Only this layer; cutout takes the front-most without it."""
+    out: str | None = None
+    """Where to write; a name in exports/ in the project without it. cutout: .mov (ProRes 4444) or a folder of PNGs."""
+    convention: str = "nuke"
+    """stmap: nuke, blender, fusion or flame."""
+    format: str = "json"
+    """tracks: json, csv, ae (After Effects) or nuke."""
+    points: Path | None = None
+    """tracks: text file with one x,y to a line, pixels of --frame; without it, points every --spacing pixels."""
+    spacing: int = 32
+    """tracks: pixels between the points."""
+    frame: int = 0
+    """tracks: frame in which the points are chosen."""
+    edit: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """cutout: name of an edit to show; repeat it to stack edits."""
+
+
+def run(arguments: list[str]) -> int:
+    """Write the export and print where it is."""
+    (own,) = parse("export", DESCRIPTION, [ExportArguments], arguments)
+
+    from canon.project import Project
+
+    project = Project.open(own.project)
+    edits = [project.edit(name) for name in own.edit]
+    if edits and own.kind != "cutout":
+        raise InputError("Only a cutout shows edits; leave out --edit.")
+    fit_name = project.fit_of(edits, own.fit) if edits else project.fit_name(own.fit)
+    fit, exports = project.fit(fit_name), project.folder / "exports"
+    if own.kind == "stmap":
+        from canon.exports.stmap import export_stmaps
+
+        out = Path(own.out) if own.out else exports / f"{fit_name}-{own.convention}"
+        for path in export_stmaps(fit, out, own.convention, [own.layer] if own.layer else []):
+            print(path)
+    elif own.kind == "tracks":
+        print(_tracks(fit, own, exports, fit_name))
+    else:
+        from canon.rendering import render
+
+        layer = fit.layer(own.layer or fit.layers[0]).name
+        target = own.out or str(exports / f"{fit_name}-{'+'.join([layer, *own.edit])}.mov")
+        render(fit, edits).save(target, cutout=layer)
+        print(target)
+    return 0
+
+
+def _tracks(fit: Fit, own: ExportArguments, exports: Path, fit_name: str) -> Path:
+    import numpy as np
+
+    from canon.exports.tracks import FORMATS, export_tracks, follow, lattice_points, read_points
+
+    if own.format not in FORMATS:
+        raise InputError(f"The format '{own.format}' is not known; choose one of {', '.join(FORMATS)}.")
+    if own.spacing < 1:
+        raise InputError(f"The spacing is {own.spacing} pixels; give at least 1.")
+    if not 0 <= own.frame < len(fit):
+        raise InputError(f"Frame {own.frame} does not exist: the clip has frames 0 to {len(fit) - 1}.")
+    if own.points is not None:
+        points = read_points(own.points, fit.size)
+    else:
+        names = [own.layer] if own.layer else fit.layers
+        points = np.concatenate([lattice_points(fit, name, own.frame, own.spacing) for name in names])
+    path = Path(own.out) if own.out else exports / f"{fit_name}-tracks{FORMATS[own.format]}"
+    export_tracks(follow(fit, points, own.frame, own.layer), path, own.format)
+    return path

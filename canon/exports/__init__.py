@@ -1,0 +1,1 @@
+"""What leaves for other programs: ST-maps with everything that a compositor needs, and point tracks."""
