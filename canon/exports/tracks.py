@@ -68,7 +68,7 @@ def read_points(path: Path, size: tuple[int, int]) -> np.ndarray:
         raise InputError(f"'{path}' holds something that is no point; give one 'x,y' to a line.") from error
     if points.ndim != 2 or points.shape[1] != 2 or len(points) > _MOST:
         raise InputError(f"'{path}' must hold 1 to {_MOST} points, one 'x,y' to a line.")
-    outside = ~((points >= -0.5) & (points <= np.float32([size[1] - 0.5, size[0] - 0.5]))).all(axis=1)
+    outside = ~((points >= -0.5) & (points <= np.array([size[1] - 0.5, size[0] - 0.5]))).all(axis=1)
     if outside.any():
         x, y = points[outside][0]
         raise InputError(f"The point ({x:g}, {y:g}) of '{path}' lies outside the {size[1]}x{size[0]} frame.")
