@@ -18,7 +18,7 @@ from canon.clip import Clip
 from canon.coordinates import grid_nodes, grid_size
 from canon.errors import InputError
 from canon.grids import Box, find_pixels, grid_window, level_of_detail, sample_grid, texels_per_pixel
-from canon.sampling import halve, mip_levels, remap_points, sample_mip, sample_mip_points
+from canon.sampling import halve, mip_levels, mip_weights, remap_points, sample_mip, sample_mip_points
 from canon.storage import content_hash
 
 _RIM = 0.8
@@ -233,6 +233,10 @@ class Fit:
             grid = torch.from_numpy(np.array(self.layer(layer).grid[key[0]]))
             self._texels[key] = texels_per_pixel(grid, self.stride, torch.from_numpy(seen))
         return self._texels[key]
+
+    def detail(self, t: int, layer: str) -> dict[int, float]:
+        """The levels of the canvas's pyramid (0 = full size) that frame ``t`` looks at, and how much each counts."""
+        return mip_weights(level_of_detail(self.texels(t, layer)))
 
     def track(self, points: np.ndarray, frame: int = 0, layer: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Follow points of one frame through all frames, by way of the canvas.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,14 @@ import torch
 
 from canon.coordinates import Size, to_stmap
 from canon.errors import InputError
-from canon.exports.hosts import Sequences, blender_script, nuke_script
+from canon.exports.hosts import Export, ExportedLayer, blender_script, nuke_script
 from canon.fits import Fit
 from canon.folders import atomic_folder
-from canon.grids import level_of_detail
 from canon.runtime import map_frames
+from canon.sampling import pyramid
 from canon.storage import write_exr, write_json
 
-log = logging.getLogger("canon")
-
 _MARKER = "stmaps.json"
-_FAR = 0.5
-"""Level of detail from which a plain bilinear look at the plate is visibly rougher than our own render."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +50,17 @@ CONVENTIONS = {
 
 
 def export_stmaps(fit: Fit, folder: str | Path, convention: str = "nuke", layers: Sequence[str] = ()) -> list[Path]:
-    """Write, for every layer, the maps of all frames and the canonical plate that they look at.
+    """Write, for every layer, the maps of all frames and the canonical plates that they look at.
 
     A frame is the sum over the layers of matte * light * plate looked up through the ST-map, in display values (no
-    colour management). Beside the images lies a script that wires them up, for nuke and blender.
+    colour management). Where a frame shows a layer smaller than its plate, our render blends the plate with its halves,
+    so that it does not shimmer: the halves are written too, and how much each counts in each frame. Beside the images
+    lies a script that wires them up, for nuke and blender.
 
     Args:
-        folder: made, or replaced where an earlier export wrote it. LAYER/canonical.exr, and per frame
-            LAYER/stmap.NNNNN.exr (float32), LAYER/matte.NNNNN.exr (half), LAYER/light.NNNNN.exr (half).
+        folder: made, or replaced where an earlier export wrote it. LAYER/canonical.exr (and canonical.2.exr, at half
+            the size, and so on), and per frame LAYER/stmap.NNNNN.exr (float32), LAYER/matte.NNNNN.exr (half),
+            LAYER/light.NNNNN.exr (half).
         convention: a key of :data:`CONVENTIONS`.
         layers: names; all without them.
 
@@ -77,16 +75,15 @@ def export_stmaps(fit: Fit, folder: str | Path, convention: str = "nuke", layers
     names = [fit.layer(name).name for name in layers] or fit.layers
     target, form = Path(folder), CONVENTIONS[convention]
     with atomic_folder(target, _owned) as temporary:
-        for name in names:
-            fit.canonical(name).save(temporary / name / "canonical.exr")
+        exported = [_write_plates(fit, name, temporary / name) for name in names]
 
         def one(t: int) -> None:
-            for name in names:
-                _write_frame(fit, name, t, form, temporary / name)
+            for layer in exported:
+                _write_frame(fit, layer, t, form, temporary / layer.name)
 
         for _ in map_frames(one, range(len(fit))):
             pass
-        about = Sequences(names, [fit.canonical(name).size for name in names], fit.size, len(fit), float(fit.clip.fps))
+        about = Export(exported, fit.size, len(fit), float(fit.clip.fps))
         scripts = {"nuke": ("comp.nk", nuke_script), "blender": ("comp_blender.py", blender_script)}
         written = [target]
         if convention in scripts:
@@ -94,42 +91,39 @@ def export_stmaps(fit: Fit, folder: str | Path, convention: str = "nuke", layers
             (temporary / file).write_text(write(about))
             written.append(target / file)
         entries = sorted(entry.name for entry in temporary.iterdir())
-        write_json(
-            temporary / _MARKER,
-            {"convention": convention, "files": [*entries, _MARKER], "frames": len(fit), "fps": float(fit.clip.fps)}
-            | {"size": list(fit.size), "layers": {n: list(s) for n, s in zip(names, about.canvases, strict=True)}},
-        )
-    _warn_of_distance(fit, names)
+        write_json(temporary / _MARKER, {"convention": convention, "files": [*entries, _MARKER], **asdict(about)})
     return written
 
 
-def _write_frame(fit: Fit, name: str, t: int, form: Convention, folder: Path) -> None:
-    uv, weight = fit.coordinates(t, name)
-    st = stmap(uv, fit.layer(name).canvas_size, form.upwards)
+def _write_plates(fit: Fit, name: str, folder: Path) -> ExportedLayer:
+    """The canvas, and its halves as far as some frame looks at them."""
+    shares = [fit.detail(t, name) for t in range(len(fit))]
+    last = max(max(share) for share in shares)
+    plate = fit.canonical(name).rgba
+    # Whole halves, so that the same ST-map fits all of them.
+    plate = np.pad(plate, [(0, -side % 2**last) for side in plate.shape[:2]] + [(0, 0)], mode="edge")
+    files = ["canonical.exr", *(f"canonical.{2**k}.exr" for k in range(1, last + 1))]
+    for file, level in zip(files, pyramid(plate, last + 1), strict=True):
+        write_exr(folder / file, {"RGBA": level})
+    weights = [[round(share.get(k, 0.0), 6) for share in shares] for k in range(last + 1)]
+    return ExportedLayer(name, (plate.shape[0], plate.shape[1]), files, weights)
+
+
+def _write_frame(fit: Fit, layer: ExportedLayer, t: int, form: Convention, folder: Path) -> None:
+    uv, weight = fit.coordinates(t, layer.name)
+    st = stmap(uv, layer.size, form.upwards)
     u, v = st[..., 0], st[..., 1]
     channels = {"R": u, "G": v, "B": np.full_like(u, form.blue), "A": weight if form.matte else np.ones_like(u)}
     if form.named:
         channels |= {"U": u, "V": v}
     write_exr(folder / f"stmap.{t:05d}.exr", channels)
     write_exr(folder / f"matte.{t:05d}.exr", {channel: weight.astype(np.float16) for channel in "RGBA"})
-    write_exr(folder / f"light.{t:05d}.exr", {"RGB": fit.lighting(t, name).astype(np.float16)})
+    write_exr(folder / f"light.{t:05d}.exr", {"RGB": fit.lighting(t, layer.name).astype(np.float16)})
 
 
 def stmap(uv: np.ndarray, canvas: Size, upwards: bool = True) -> np.ndarray:
     """Canvas pixels [H, W, 2] -> ST coordinates float32 [H, W, 2], from 0 to 1 edge to edge; V up if ``upwards``."""
     return to_stmap(torch.from_numpy(np.ascontiguousarray(uv, np.float32)), canvas, upwards).numpy()
-
-
-def _warn_of_distance(fit: Fit, names: Sequence[str]) -> None:
-    for name in names:
-        far = sum(level_of_detail(fit.texels(t, name)) > _FAR for t in range(len(fit)))
-        if far:
-            log.warning(
-                "%d of %d frames show '%s' smaller than its plate: filter the ST-map lookup there, or it will be rough",
-                far,
-                len(fit),
-                name,
-            )
 
 
 def _owned(folder: Path) -> set[str]:

@@ -47,7 +47,7 @@ def test_another_sampler_rebuilds_our_render(fit: Fit, tmp_path: Path, conventio
     written = export_stmaps(fit, target, convention)
     assert written[0] == target and all(path.exists() for path in written)
     for t in (0, len(fit) - 1):
-        off = np.abs(rebuilt_from_stmaps(target, fit.layers, t) - fit.reconstruct(t)).max(axis=-1)
+        off = np.abs(rebuilt_from_stmaps(target, t) - fit.reconstruct(t)).max(axis=-1)
         for name in fit.layers:
             assert (off[fit.coordinates(t, name)[1] > 0] <= 1 / 255).mean() >= 0.99, name
     st = read_exr(target / "foreground" / "stmap.00001.exr")
@@ -58,6 +58,21 @@ def test_another_sampler_rebuilds_our_render(fit: Fit, tmp_path: Path, conventio
     else:
         np.testing.assert_allclose(st["A"], weight)
     assert ("U" in st) == (convention == "fusion")
+
+
+@pytest.mark.parametrize("finer", [2, 5])
+def test_plates_finer_than_the_frames_come_with_their_halves(scene: Scene, tmp_path: Path, finer: int) -> None:
+    fine = true_fit(scene, canvas_scale=finer)
+    export_stmaps(fine, tmp_path / "out", "nuke", ["background"])
+    (layer,) = json.loads((tmp_path / "out" / "stmaps.json").read_text())["layers"]
+    assert len(layer["plates"]) == {2: 2, 5: 3}[finer]
+    assert np.sum(layer["weights"], axis=0) == pytest.approx(np.ones(len(fine)))
+    assert [side % 2 ** (len(layer["plates"]) - 1) for side in layer["size"]] == [0, 0]
+    background = np.where(fine.coordinates(3, "background")[1] == 1)
+    off = np.abs(rebuilt_from_stmaps(tmp_path / "out", 3) - fine.reconstruct(3)).max(axis=-1)[background]
+    assert (off <= 1 / 255).mean() >= 0.99
+    text = (tmp_path / "out" / "comp.nk").read_text()
+    assert text.count("STMap {") == text.count("Multiply {") == len(layer["plates"])
 
 
 def test_the_canvas_seen_straight_is_the_identity_map() -> None:

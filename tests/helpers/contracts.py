@@ -234,7 +234,7 @@ class RepresentationContract:
     def test_another_sampler_rebuilds_it_from_its_st_maps(self, solved: Fit, tmp_path: Path) -> None:
         export_stmaps(solved, tmp_path / "maps")
         for t in (0, len(solved) - 1):
-            off = np.abs(rebuilt_from_stmaps(tmp_path / "maps", solved.layers, t) - solved.reconstruct(t)).max(axis=-1)
+            off = np.abs(rebuilt_from_stmaps(tmp_path / "maps", t) - solved.reconstruct(t)).max(axis=-1)
             for name in solved.layers:
                 seen = solved.coordinates(t, name)[1] > 0
                 assert (off[seen] <= 1 / 255).mean() >= 0.99, f"{name}: {(off[seen] <= 1 / 255).mean():.4f}"

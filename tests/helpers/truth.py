@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -137,17 +138,20 @@ def read_exr(path: Path) -> dict[str, np.ndarray]:
         return {name: np.array(channel.pixels, np.float32) for name, channel in file.channels().items()}
 
 
-def rebuilt_from_stmaps(folder: Path, layers: list[str], t: int) -> np.ndarray:
+def rebuilt_from_stmaps(folder: Path, t: int) -> np.ndarray:
     """Frame t as a compositor adds it up, with OpenCV and the convention written out anew."""
     total: np.ndarray | None = None
-    for layer in layers:
-        plate = read_exr(folder / layer / "canonical.exr")
-        image = np.dstack([plate[c] for c in "RGB"])
-        st = read_exr(folder / layer / f"stmap.{t:05d}.exr")
-        height, width = image.shape[:2]
-        x, y = st["R"] * width - np.float32(0.5), (1 - st["G"]) * height - np.float32(0.5)
-        look = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        light, matte = (read_exr(folder / layer / f"{name}.{t:05d}.exr") for name in ("light", "matte"))
+    for layer in json.loads((folder / "stmaps.json").read_text())["layers"]:
+        own = folder / layer["name"]
+        st, light, matte = (read_exr(own / f"{name}.{t:05d}.exr") for name in ("stmap", "light", "matte"))
+        look: np.ndarray | float = 0.0
+        for file, weights in zip(layer["plates"], layer["weights"], strict=True):
+            plate = read_exr(own / file)
+            image = np.dstack([plate[c] for c in "RGB"])
+            height, width = image.shape[:2]
+            x, y = st["R"] * width - np.float32(0.5), (1 - st["G"]) * height - np.float32(0.5)
+            found = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            look = look + weights[t] * found
         part = look * np.dstack([light[c] for c in "RGB"]) * matte["R"][..., None]
         total = part if total is None else total + part
     assert total is not None
