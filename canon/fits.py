@@ -238,6 +238,29 @@ class Fit:
         """The levels of the canvas's pyramid (0 = full size) that frame ``t`` looks at, and how much each counts."""
         return mip_weights(level_of_detail(self.texels(t, layer)))
 
+    def correspondence(self, t: int, s: int, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Where what lies on a layer in the pixels of frame ``t`` lies in frame ``s``, by way of the canvas.
+
+        Returns:
+            positions: float32 [H, W, 2] in pixels of frame ``s``, finite, also outside of it.
+            sure: bool [H, W], whether frame ``s`` has the place at all (hidden there or not).
+        """
+        data, (t, s) = self.layer(layer), (self.index(t), self.index(s))
+        grid = torch.from_numpy(np.array(data.grid[s]))
+        nodes = grid_nodes(self.size, self.stride).reshape(-1, 2)
+        # First guess: the affine map that fits the frame best.
+        ones = torch.ones_like(nodes[:, :1])
+        affine = torch.linalg.lstsq(torch.cat([grid.reshape(-1, 2), ones], 1).double(), nodes.double()).solution
+        targets = torch.from_numpy(np.array(data.grid[t])).reshape(-1, 2)
+        start = (torch.cat([targets, ones], 1).double() @ affine).float()
+        found, error = find_pixels(grid, self.stride, targets, start)
+        packed = torch.cat([found, (error[:, None] < 0.5).float()], dim=1).reshape(*grid.shape[:2], 3).numpy()
+        dense = grid_window(packed, self.stride, self.whole)
+        positions = np.ascontiguousarray(dense[..., :2])
+        last = np.array([self.size[1] - 0.5, self.size[0] - 0.5], np.float32)
+        sure = (dense[..., 2] > 0.99) & ((positions >= -0.5) & (positions <= last)).all(axis=-1)
+        return positions, sure
+
     def track(self, points: np.ndarray, frame: int = 0, layer: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Follow points of one frame through all frames, by way of the canvas.
 

@@ -128,13 +128,9 @@ def mip_weights(lod: float) -> dict[int, float]:
 
 
 def _split(lod: float) -> tuple[int, float]:
-    """The lower level and the share of the next; shares that hardly matter are dropped, as they cost a second pass.
-
-    The variance of a level's filter grows by 4 from one to the next, and that of a blend is the blend of the variances:
-    the share is such that the blur, in pixels, stays the same while the picture zooms.
-    """
+    """The lower level and the share of the next; shares that hardly matter are dropped, as they cost a second pass."""
     low = int(max(lod, 0.0))
-    share = (4.0 ** (max(lod, 0.0) - low) - 1.0) / 3.0
+    share = max(lod, 0.0) - low
     if share < 0.05:
         return low, 0.0
     return (low + 1, 0.0) if share > 0.95 else (low, share)

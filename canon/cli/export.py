@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from canon.fits import Fit
 
 DESCRIPTION = """Write what other programs need: stmap = ST-maps, mattes, light passes and canonical plates (EXR), and a
-script that wires them up; tracks = points followed through the clip; cutout = one layer with opacity."""
+script that wires them up; tracks = points followed through the clip; labels = masks or part maps of one frame carried
+to all; cutout = one layer with opacity."""
 
 
 @dataclass
@@ -24,12 +25,12 @@ class ExportArguments:
 
     project: Directory
     """Project folder."""
-    kind: Annotated[Literal["stmap", "tracks", "cutout"], tyro.conf.Positional]
+    kind: Annotated[Literal["stmap", "tracks", "labels", "cutout"], tyro.conf.Positional]
     """What to write."""
     fit: str | None = None
     """Name of the fit; the one made last without it."""
     layer: str | None = None
-    """Only this layer; cutout takes the front-most without it."""
+    """Only this layer; cutout takes the front-most without it, and labels then lie on a frame."""
     out: str | None = None
     """Where to write; a name in exports/ in the project without it. cutout: .mov (ProRes 4444) or a folder of PNGs."""
     convention: str = "nuke"
@@ -41,7 +42,9 @@ class ExportArguments:
     spacing: int = 32
     """tracks: pixels between the points."""
     frame: int = 0
-    """tracks: frame in which the points are chosen."""
+    """tracks, labels: frame in which the points are chosen, or that was labelled."""
+    labels: Path | None = None
+    """labels: PNG of grey values, palette indices or colours, of --frame; with --layer, of that layer's canvas."""
     edit: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """cutout: name of an edit to show; repeat it to stack edits."""
 
@@ -66,6 +69,14 @@ def run(arguments: list[str]) -> int:
             print(path)
     elif own.kind == "tracks":
         print(_tracks(fit, own, exports, fit_name))
+    elif own.kind == "labels":
+        from canon.exports.labels import export_labels
+
+        if own.labels is None:
+            raise InputError("'canon export DIR labels' needs --labels with an image of one frame, or of a canvas.")
+        target = own.out or str(exports / f"{fit_name}-labels")
+        export_labels(fit, own.labels, target, own.frame, own.layer)
+        print(target)
     else:
         from canon.rendering import render
 

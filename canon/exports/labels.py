@@ -1,0 +1,125 @@
+"""Labels (masks, part maps) of one frame or of a canvas, carried to every frame through the canonical space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from canon.coordinates import Size
+from canon.errors import InputError
+from canon.fits import Fit
+from canon.folders import atomic_folder
+from canon.runtime import map_frames
+from canon.storage import image_size
+
+_MODES = ("1", "L", "P", "RGB")
+
+
+def propagate_labels(fit: Fit, labels: np.ndarray, frame: int = 0) -> Iterator[np.ndarray]:
+    """Every frame's labels, given those of one frame.
+
+    Each layer carries the labels that lie on it; a pixel takes those of the layer that it shows. What the labelled
+    frame does not show gets 0.
+
+    Args:
+        labels: [H, W] or [H, W, C] of any kind that compares; they are never mixed.
+
+    Raises:
+        InputError: there is no such frame, or the labels have another size than the frames.
+    """
+    if not 0 <= frame < len(fit):
+        raise InputError(f"Frame {frame} does not exist: the clip has frames 0 to {len(fit) - 1}.")
+    if labels.shape[:2] != fit.size:
+        seen, wanted = f"{labels.shape[1]}x{labels.shape[0]}", f"{fit.size[1]}x{fit.size[0]}"
+        raise InputError(f"The labels are {seen} and the frames {wanted}; label a frame at its own size.")
+    owner = np.argmax(fit.weights(frame), axis=0)
+
+    def one(t: int) -> np.ndarray:
+        if t == frame:
+            return labels.copy()
+        found, here = np.zeros_like(labels), np.argmax(fit.weights(t), axis=0)
+        for k, name in enumerate(fit.layers):
+            if (here == k).any():
+                positions, sure = fit.correspondence(t, frame, name)
+                x, y = _nearest(positions, fit.size)
+                shown = (here == k) & sure & (owner[y, x] == k)
+                found[shown] = labels[y[shown], x[shown]]
+        return found
+
+    return map_frames(one, range(len(fit)))
+
+
+def labels_from_canvas(fit: Fit, labels: np.ndarray, layer: str) -> Iterator[np.ndarray]:
+    """Every frame's labels, given those of a layer's canvas; pixels that show another layer get 0.
+
+    Args:
+        labels: [h, w] or [h, w, C], of the canvas's aspect.
+
+    Raises:
+        InputError: unknown layer, or labels of another aspect.
+    """
+    from canon.edits import fits_canvas
+
+    canvas, size = fit.layer(layer).canvas_size, (labels.shape[0], labels.shape[1])
+    if not fits_canvas(size, canvas):
+        seen, wanted = f"{size[1]}x{size[0]}", f"{canvas[1]}x{canvas[0]}"
+        raise InputError(f"The labels are {seen} and the canvas of '{layer}' {wanted}; keep the aspect ratio.")
+    scale = np.array([size[1] / canvas[1], size[0] / canvas[0]], np.float32)
+
+    def one(t: int) -> np.ndarray:
+        uv, weight = fit.coordinates(t, layer)
+        x, y = _nearest((uv + np.float32(0.5)) * scale - np.float32(0.5), size)
+        shown = weight > 0.5
+        found = np.zeros((*fit.size, *labels.shape[2:]), labels.dtype)
+        found[shown] = labels[y[shown], x[shown]]
+        return found
+
+    return map_frames(one, range(len(fit)))
+
+
+def _nearest(positions: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    whole = np.rint(positions).astype(np.int64)
+    return whole[..., 0].clip(0, size[1] - 1), whole[..., 1].clip(0, size[0] - 1)
+
+
+def export_labels(fit: Fit, source: Path, folder: str | Path, frame: int = 0, canvas_of: str | None = None) -> int:
+    """Write a folder of PNGs, 00000.png and so on, with the labels of an image carried to all frames.
+
+    Args:
+        source: PNG of grey values, palette indices (kept with their palette) or colours.
+        frame: the frame that the image belongs to.
+        canvas_of: the layer on whose canvas the image lies instead.
+
+    Returns:
+        the number of frames.
+
+    Raises:
+        InputError: the image cannot be read or does not fit, or the folder cannot be written.
+    """
+    labels, palette = _read_labels(source)
+    frames = propagate_labels(fit, labels, frame) if canvas_of is None else labels_from_canvas(fit, labels, canvas_of)
+    count = 0
+    with atomic_folder(
+        Path(folder), lambda path: {f"{t:05d}.png" for t in range(len(list(path.glob("*.png"))))}
+    ) as out:
+        for count, found in enumerate(frames, start=1):
+            image = Image.fromarray(found)
+            if palette is not None:
+                image.putpalette(palette)
+            image.save(out / f"{count - 1:05d}.png")
+    return count
+
+
+def _read_labels(path: Path) -> tuple[np.ndarray, list[int] | None]:
+    image_size(path)  # refuses what is no image, or too large, before it is decoded
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _MODES:
+                image = image.convert("RGB")
+            palette = image.getpalette() if image.mode == "P" else None
+            return np.array(image.convert("L") if image.mode == "1" else image), palette
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"The labels '{path}' cannot be read; give a PNG.") from error
