@@ -116,9 +116,8 @@ def export_labels(fit: Fit, source: Path, folder: str | Path, frame: int = 0, ca
 def _read_labels(path: Path) -> tuple[np.ndarray, list[int] | None]:
     image_size(path)  # refuses what is no image, or too large, before it is decoded
     try:
-        with Image.open(path) as image:
-            if image.mode not in _MODES:
-                image = image.convert("RGB")
+        with Image.open(path) as file:
+            image = file if file.mode in _MODES else file.convert("RGB")
             palette = image.getpalette() if image.mode == "P" else None
             return np.array(image.convert("L") if image.mode == "1" else image), palette
     except (OSError, ValueError, SyntaxError) as error:

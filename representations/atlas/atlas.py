@@ -27,7 +27,7 @@ from canon.representations.solve.layers import Problem, light_stride
 from canon.representations.workspace import Workspace
 from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
 
-VERSION = 6
+VERSION = 5
 """Changes when the same input gives another result, so that no stale stage is taken up."""
 
 _SHARES = {"flow": 0.05, "masks": 0.05, "camera": 0.05, "layers": 0.2, "refine": 0.6, "bake": 0.05}

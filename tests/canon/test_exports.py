@@ -10,15 +10,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from truth import read_exr, rebuilt_from_stmaps, small_scene, true_fit
 
 from canon.cli import BAD_INPUT, DONE, main
 from canon.errors import InputError
+from canon.exports.labels import labels_from_canvas, propagate_labels
+from canon.exports.stabilise import stabilised
 from canon.exports.stmap import CONVENTIONS, export_stmaps
 from canon.exports.tracks import Tracks, export_tracks, follow, lattice_points, read_points
 from canon.fits import Fit
 from canon.project import Project
 from canon.scenes import Scene
+from canon.video import read_frames
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +205,86 @@ def test_the_command(folder: Path, fit: Fit, capsys: pytest.CaptureFixture[str],
         assert main(["export", str(folder), *arguments]) == BAD_INPUT
         said = capsys.readouterr().err.strip()
         assert message in said and "\n" not in said
+
+
+def parts(scene: Scene, t: int, layer: str) -> np.ndarray:
+    """True labels 1..4 of a layer in frame t, by quarters of its texture; uint8 [H, W]."""
+    y, x = np.mgrid[: scene.size[0], : scene.size[1]]
+    texture = scene.to_texture(t, layer, np.stack([x, y], axis=-1).astype(np.float64))
+    height, width = scene.textures[layer].shape[:2]
+    return (1 + (texture[..., 0] > width / 2) + 2 * (texture[..., 1] > height / 2)).astype(np.uint8)
+
+
+def test_a_layer_corresponds_across_frames(scene: Scene, fit: Fit) -> None:
+    y, x = np.mgrid[: fit.size[0], : fit.size[1]]
+    pixels = np.stack([x, y], axis=-1).astype(np.float64)
+    for layer in fit.layers:
+        seen = fit.coordinates(4, layer)[1] > 0.9
+        positions, sure = fit.correspondence(4, 1, layer)
+        true = scene.to_frame(1, layer, scene.to_texture(4, layer, pixels).reshape(-1, 2)).reshape(positions.shape)
+        chosen = seen & sure
+        assert chosen.sum() > 100 and np.linalg.norm(positions - true, axis=-1)[chosen].max() < 0.3
+    same, sure = fit.correspondence(2, 2, "background")
+    assert np.abs(same - pixels).max() < 0.05 and sure.all()
+
+
+def test_labels_of_a_frame_go_where_the_truth_has_them(scene: Scene, fit: Fit) -> None:
+    owners = [np.argmax(fit.weights(t), axis=0) for t in range(len(fit))]
+
+    def true(t: int) -> np.ndarray:
+        quarters = [parts(scene, t, layer) + 10 * k for k, layer in enumerate(fit.layers)]
+        return np.choose(owners[t], quarters).astype(np.uint8)
+
+    found = list(propagate_labels(fit, true(1), 1))
+    assert np.array_equal(found[1], true(1))
+    for t in (0, 4):
+        known = found[t] > 0
+        assert known.mean() > 0.7 and (found[t] == true(t))[known].mean() > 0.985
+    with pytest.raises(InputError, match="own size"):
+        next(iter(propagate_labels(fit, true(1)[1:], 1)))
+
+
+def test_labels_of_a_canvas_lie_on_their_layer(scene: Scene, fit: Fit) -> None:
+    height, width = fit.layer("foreground").canvas_size
+    y, x = np.mgrid[: height // 2, : width // 2]
+    labels = (1 + (x > (width // 2 - 1) / 2) + 2 * (y > (height // 2 - 1) / 2)).astype(np.uint8)
+    for t, found in enumerate(labels_from_canvas(fit, labels, "foreground")):
+        shown = fit.coordinates(t, "foreground")[1] > 0.5
+        assert not found[~shown].any() and (found == parts(scene, t, "foreground"))[shown].mean() > 0.97
+    with pytest.raises(InputError, match="aspect"):
+        labels_from_canvas(fit, labels[:, :20], "foreground")
+
+
+def test_label_files_keep_their_palette(folder: Path, fit: Fit, scene: Scene, tmp_path: Path) -> None:
+    image = Image.fromarray(parts(scene, 0, "background"))
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    image.save(tmp_path / "labels.png")
+    out = tmp_path / "out"
+    command = ["export", str(folder), "labels", "--labels", str(tmp_path / "labels.png"), "--out", str(out)]
+    assert main(command) == DONE and main(command) == DONE, "an export may be repeated"
+    with Image.open(out / "00003.png") as found:
+        assert found.mode == "P" and (found.getpalette() or [])[3:6] == [255, 0, 0] and found.size == fit.size[::-1]
+    (tmp_path / "text.png").write_text("no image")
+    assert main([*command[:4], str(tmp_path / "text.png")]) == BAD_INPUT
+    assert main(command[:3]) == BAD_INPUT
+
+
+def test_a_layer_held_still_stays_where_it_was(folder: Path, fit: Fit, tmp_path: Path) -> None:
+    frames = np.asarray(fit.clip.frames).astype(np.float32)
+    still = [frame.astype(np.float32) for frame in stabilised(fit, "background", 2, "black")]
+    assert np.array_equal(still[2], frames[2])
+    for t in (0, 4):
+        positions, sure = fit.correspondence(2, t, "background")
+        alone = cv2.remap(fit.weights(t)[-1], positions, None, cv2.INTER_LINEAR) > 0.99
+        chosen = sure & alone & (fit.weights(2)[-1] > 0.99)
+        light = fit.lighting(2, "background") / fit.lighting(t, "background")  # still changes, but slowly
+        before, after = (np.abs(picture - frames[2])[chosen].mean() for picture in (frames[t], still[t] * light))
+        assert chosen.mean() > 0.4 and after < 0.35 * before
+        assert not still[t][~sure].any()
+    filled = list(stabilised(fit, "background", 2, "canvas"))
+    assert filled[0].any(axis=-1).mean() > 0.99
+    out = tmp_path / "still.mp4"
+    assert main(["stabilise", str(folder), "--layer", "foreground", "--frame", "1", "--out", str(out)]) == DONE
+    assert len(list(read_frames(out))) == len(fit)
+    for options in (["--fill", "white"], ["--frame", "99"], ["--layer", "sky"]):
+        assert main(["stabilise", str(folder), *options]) == BAD_INPUT
