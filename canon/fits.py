@@ -17,7 +17,7 @@ from canon.canvas import Canvas
 from canon.clip import Clip
 from canon.coordinates import grid_nodes, grid_size
 from canon.errors import InputError
-from canon.grids import Box, find_pixels, grid_window, level_of_detail, sample_grid, texels_per_pixel
+from canon.grids import Box, find_pixels, grid_window, invert_grid, level_of_detail, sample_grid, texels_per_pixel
 from canon.sampling import halve, mip_levels, mip_weights, remap_points, sample_mip, sample_mip_points
 from canon.storage import content_hash
 
@@ -253,7 +253,8 @@ class Fit:
         affine = torch.linalg.lstsq(torch.cat([grid.reshape(-1, 2), ones], 1).double(), nodes.double()).solution
         targets = torch.from_numpy(np.array(data.grid[t])).reshape(-1, 2)
         start = (torch.cat([targets, ones], 1).double() @ affine).float()
-        found, error = find_pixels(grid, self.stride, targets, start)
+        found, error = invert_grid(grid, self.stride, targets, start, steps=12)
+        found, error = found.nan_to_num(0.0), error.nan_to_num(torch.inf)
         packed = torch.cat([found, (error[:, None] < 0.5).float()], dim=1).reshape(*grid.shape[:2], 3).numpy()
         dense = grid_window(packed, self.stride, self.whole)
         positions = np.ascontiguousarray(dense[..., :2])

@@ -45,6 +45,8 @@ class ExportArguments:
     """tracks, labels: frame in which the points are chosen, or that was labelled."""
     labels: Path | None = None
     """labels: PNG of grey values, palette indices or colours, of --frame; with --layer, of that layer's canvas."""
+    extend: bool = True
+    """labels: what the labelled frame does not show takes the nearest label on the canvas; --no-extend leaves it 0."""
     edit: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """cutout: name of an edit to show; repeat it to stack edits."""
 
@@ -75,7 +77,7 @@ def run(arguments: list[str]) -> int:
         if own.labels is None:
             raise InputError("'canon export DIR labels' needs --labels with an image of one frame, or of a canvas.")
         target = own.out or str(exports / f"{fit_name}-labels")
-        export_labels(fit, own.labels, target, own.frame, own.layer)
+        export_labels(fit, own.labels, target, own.frame, own.layer, own.extend)
         print(target)
     else:
         from canon.rendering import render

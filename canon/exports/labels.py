@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
+import scipy.ndimage
 from PIL import Image
 
 from canon.coordinates import Size
@@ -16,16 +18,18 @@ from canon.runtime import map_frames
 from canon.storage import image_size
 
 _MODES = ("1", "L", "P", "RGB")
+_RIM = 2  # pixels of a layer's outline whose labels are not trusted
+_GAP = 2.0  # texels between neighbouring pixels on a canvas finer than the frame
 
 
-def propagate_labels(fit: Fit, labels: np.ndarray, frame: int = 0) -> Iterator[np.ndarray]:
+def propagate_labels(fit: Fit, labels: np.ndarray, frame: int = 0, extend: bool = True) -> Iterator[np.ndarray]:
     """Every frame's labels, given those of one frame.
 
-    Each layer carries the labels that lie on it; a pixel takes those of the layer that it shows. What the labelled
-    frame does not show gets 0.
+    Each layer carries the labels well inside it on its canvas; a pixel takes those of the layer that it shows.
 
     Args:
         labels: [H, W] or [H, W, C] of any kind that compares; they are never mixed.
+        extend: whether a place that the labelled frame does not show takes the nearest label on the canvas, or 0.
 
     Raises:
         InputError: there is no such frame, or the labels have another size than the frames.
@@ -36,20 +40,39 @@ def propagate_labels(fit: Fit, labels: np.ndarray, frame: int = 0) -> Iterator[n
         seen, wanted = f"{labels.shape[1]}x{labels.shape[0]}", f"{fit.size[1]}x{fit.size[0]}"
         raise InputError(f"The labels are {seen} and the frames {wanted}; label a frame at its own size.")
     owner = np.argmax(fit.weights(frame), axis=0)
+    canvases = [_on_canvas(fit, name, frame, labels, owner == k, extend) for k, name in enumerate(fit.layers)]
 
     def one(t: int) -> np.ndarray:
         if t == frame:
             return labels.copy()
         found, here = np.zeros_like(labels), np.argmax(fit.weights(t), axis=0)
         for k, name in enumerate(fit.layers):
-            if (here == k).any():
-                positions, sure = fit.correspondence(t, frame, name)
-                x, y = _nearest(positions, fit.size)
-                shown = (here == k) & sure & (owner[y, x] == k)
-                found[shown] = labels[y[shown], x[shown]]
+            shown = here == k
+            x, y = _nearest(fit.coordinates(t, name)[0][shown], fit.layer(name).canvas_size)
+            found[shown] = canvases[k][y, x]
         return found
 
     return map_frames(one, range(len(fit)))
+
+
+def _on_canvas(fit: Fit, name: str, frame: int, labels: np.ndarray, own: np.ndarray, extend: bool) -> np.ndarray:
+    """The labels of one frame's pixels ``own`` on a layer's canvas; every texel takes those of the nearest pixel."""
+    size = fit.layer(name).canvas_size
+    canvas = np.zeros((*size, *labels.shape[2:]), labels.dtype)
+    kernel = np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)
+    # Who labels an outline and who mattes it rarely agree to the pixel.
+    inner = cv2.erode(own.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1) > 0
+    inner = inner if inner.any() else own
+    if not inner.any():
+        return canvas
+    x, y = _nearest(fit.coordinates(frame, name)[0][inner], size)
+    known = np.zeros(size, bool)
+    canvas[y, x], known[y, x] = labels[inner], True
+    distance, (rows, columns) = scipy.ndimage.distance_transform_edt(~known, return_indices=True)
+    canvas = canvas[rows, columns]
+    if not extend:
+        canvas[distance > _GAP + _RIM * fit.texels(frame, name)] = 0
+    return canvas
 
 
 def labels_from_canvas(fit: Fit, labels: np.ndarray, layer: str) -> Iterator[np.ndarray]:
@@ -85,13 +108,16 @@ def _nearest(positions: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]
     return whole[..., 0].clip(0, size[1] - 1), whole[..., 1].clip(0, size[0] - 1)
 
 
-def export_labels(fit: Fit, source: Path, folder: str | Path, frame: int = 0, canvas_of: str | None = None) -> int:
+def export_labels(
+    fit: Fit, source: Path, folder: str | Path, frame: int = 0, canvas_of: str | None = None, extend: bool = True
+) -> int:
     """Write a folder of PNGs, 00000.png and so on, with the labels of an image carried to all frames.
 
     Args:
         source: PNG of grey values, palette indices (kept with their palette) or colours.
         frame: the frame that the image belongs to.
         canvas_of: the layer on whose canvas the image lies instead.
+        extend: see :func:`propagate_labels`.
 
     Returns:
         the number of frames.
@@ -100,7 +126,11 @@ def export_labels(fit: Fit, source: Path, folder: str | Path, frame: int = 0, ca
         InputError: the image cannot be read or does not fit, or the folder cannot be written.
     """
     labels, palette = _read_labels(source)
-    frames = propagate_labels(fit, labels, frame) if canvas_of is None else labels_from_canvas(fit, labels, canvas_of)
+    frames = (
+        propagate_labels(fit, labels, frame, extend)
+        if canvas_of is None
+        else labels_from_canvas(fit, labels, canvas_of)
+    )
     count = 0
     with atomic_folder(
         Path(folder), lambda path: {f"{t:05d}.png" for t in range(len(list(path.glob("*.png"))))}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from canon.coordinates import pixel_grid
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.runtime import map_frames
@@ -31,17 +32,20 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
     view, name = len(fit) // 2 if frame is None else frame, fit.layer(layer).name
     if not 0 <= view < len(fit):
         raise InputError(f"Frame {view} does not exist: the clip has frames 0 to {len(fit) - 1}.")
-    height, width = fit.size
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    plain = np.zeros((height, width, 3), np.uint8)
-    if fill == "canvas":
-        plain = to_uint8(fit.look(view, name, np.stack([x, y], -1).reshape(-1, 2)).reshape(height, width, 3))
+    pixels = pixel_grid(fit.size).numpy()
+    albedo = fit.look(view, name, pixels.reshape(-1, 2)).reshape(pixels.shape[0], -1, 3) / fit.lighting(view, name)
+    last = np.array([fit.size[1] - 1, fit.size[0] - 1], np.float32)
 
     def one(t: int) -> np.ndarray:
         if t == view:
             return np.array(fit.clip.frames[t])
         positions, sure = fit.correspondence(view, t, name)
         warped = remap(np.asarray(fit.clip.frames[t]).astype(np.float32), positions)
-        return np.where(sure[..., None], (warped + 0.5).clip(0, 255).astype(np.uint8), plain)
+        if fill == "black":
+            beyond = np.zeros_like(warped, np.uint8)
+        else:
+            # The light at the frame's border goes on beyond it.
+            beyond = to_uint8(albedo * remap(fit.lighting(t, name), positions.clip(0, last)))
+        return np.where(sure[..., None], (warped + 0.5).clip(0, 255).astype(np.uint8), beyond)
 
     return map_frames(one, range(len(fit)))

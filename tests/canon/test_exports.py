@@ -235,11 +235,12 @@ def test_labels_of_a_frame_go_where_the_truth_has_them(scene: Scene, fit: Fit) -
         quarters = [parts(scene, t, layer) + 10 * k for k, layer in enumerate(fit.layers)]
         return np.choose(owners[t], quarters).astype(np.uint8)
 
-    found = list(propagate_labels(fit, true(1), 1))
-    assert np.array_equal(found[1], true(1))
-    for t in (0, 4):
-        known = found[t] > 0
-        assert known.mean() > 0.7 and (found[t] == true(t))[known].mean() > 0.985
+    for extend in (False, True):
+        found = list(propagate_labels(fit, true(1), 1, extend))
+        assert np.array_equal(found[1], true(1))
+        for t in (0, 4):
+            known = found[t] > 0
+            assert (known.all() if extend else 0.7 < known.mean() < 1) and (found[t] == true(t))[known].mean() > 0.98
     with pytest.raises(InputError, match="own size"):
         next(iter(propagate_labels(fit, true(1)[1:], 1)))
 
