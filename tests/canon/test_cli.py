@@ -487,8 +487,13 @@ def test_a_full_disk(limit: int, source: Path, project: Path, tmp_path: Path) ->
 def start_fit(source: Path, folder: Path, steps: int) -> subprocess.Popen[str]:
     """A fit in a process of its own, returned when so many steps of the refinement are saved."""
     command = [sys.executable, "-m", "canon.cli", "fit", str(source), "--project", str(folder), "--preset", "balanced"]
-    command = ["nice", "-n", "10", *command]  # so that on a busy machine, too, the signal comes before the end
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def heed_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that runs the tests in the background has it ignored
+
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         for state in (folder / ".work").glob("*/solve-*/state.safetensors"):

@@ -1,0 +1,176 @@
+"""Multiresolution hash encoding (Mueller et al., SIGGRAPH 2022) in plain torch, on the CPU and on CUDA.
+
+Levels, rounding, hashing and the layout of the table are those of tiny-cuda-nn, so that weights can be exchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_PRIMES = (1, 2654435761, 805459861, 3674653429)
+_MULTIPLE = 8  # entries of a level without collisions are rounded up to this
+
+
+class HashGrid(nn.Module):
+    """Points in the unit cube to features, read from one grid per level: coarse ones dense, fine ones hashed.
+
+    Args:
+        dimensions: of the points, 2 to 4.
+        levels: number of grids.
+        features: of each level.
+        log2_size: most entries of a level, as a power of two.
+        coarsest: cells along a side of the first level.
+        finest: about the same of the last level.
+        seed: of the table, uniform in +-1e-4.
+
+    Attributes:
+        table: [entries, features], all levels one after the other.
+        width: of what :meth:`forward` gives, levels * features.
+    """
+
+    def __init__(
+        self,
+        dimensions: int = 3,
+        levels: int = 16,
+        features: int = 2,
+        log2_size: int = 19,
+        coarsest: int = 16,
+        finest: int = 2048,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 2 <= dimensions <= len(_PRIMES) or min(levels, features) < 1 or not 1 <= coarsest <= finest:
+            raise ValueError(
+                "a hash grid has 2 to 4 dimensions, at least a level and a feature, and coarsest <= finest"
+            )
+        self.dimensions, self.levels, self.features = dimensions, levels, features
+        self.log2_size, self.coarsest, self.finest = log2_size, coarsest, finest
+        self.width = levels * features
+        growth = math.log2(finest / coarsest) / max(levels - 1, 1)
+        self.scales = [coarsest * 2.0 ** (level * growth) - 1.0 for level in range(levels)]
+        self.resolutions = [math.ceil(scale) + 1 for scale in self.scales]
+        whole = [-(-(resolution**dimensions) // _MULTIPLE) * _MULTIPLE for resolution in self.resolutions]
+        self.sizes = [min(entries, 2**log2_size) for entries in whole]
+        self.hashed = [
+            resolution**dimensions > size for resolution, size in zip(self.resolutions, self.sizes, strict=True)
+        ]
+        generator = torch.Generator().manual_seed(seed)
+        self.table = nn.Parameter((torch.rand(sum(self.sizes), features, generator=generator) - 0.5) * 2e-4)
+
+    def forward(self, points: Tensor, opened: float = 1.0) -> Tensor:
+        """Features of points; differentiable in the table and in the points.
+
+        Args:
+            points: [..., dimensions], in 0..1.
+            opened: share of the levels that count, coarse to fine, the last of them faded in (:func:`level_weights`).
+
+        Returns:
+            [..., levels * features], coarse to fine; of the table's dtype, and differentiable once.
+        """
+        flat = points.reshape(-1, self.dimensions)
+        found, first = [], 0
+        for level, (size, weight) in enumerate(zip(self.sizes, level_weights(self.levels, opened), strict=True)):
+            if weight > 0:
+                step = None if self.hashed[level] else self.resolutions[level]
+                value: Tensor = _Level.apply(flat, self.table[first : first + size], self.scales[level], step)
+                found.append(value * weight if weight < 1 else value)
+            else:
+                found.append(flat.new_zeros((len(flat), self.features), dtype=self.table.dtype))
+            first += size
+        return torch.cat(found, dim=-1).reshape(*points.shape[:-1], self.width)
+
+
+def corners(points: Tensor, scale: float, resolution: int | None, size: int) -> tuple[Tensor, list[Tensor]]:
+    """What one level looks at.
+
+    Args:
+        points: [N, D].
+        resolution: nodes along a side of a dense level; None = hashed.
+        size: entries of the level.
+
+    Returns:
+        index: int64 [N, 2^D], entries of the cell's corners, the last axis fastest.
+        weights: per axis [N, 2], of the lower and the upper corner; their products weigh the entries.
+    """
+    position = points * scale + 0.5
+    low = position.floor()
+    fraction, cell = position - low, low.long()
+    weights = [torch.stack([1.0 - part, part], dim=-1) for part in fraction.unbind(-1)]
+    steps = _PRIMES if resolution is None else [resolution**axis for axis in range(points.shape[1])]
+    index: Tensor | None = None
+    for axis, step in zip(range(points.shape[1]), steps, strict=False):
+        first = cell[:, axis] * step
+        pair = torch.stack([first, first + step], dim=-1)
+        if index is None:
+            index = pair
+        else:
+            index = (
+                index[:, :, None] ^ pair[:, None] if resolution is None else index[:, :, None] + pair[:, None]
+            ).flatten(1)
+    assert index is not None
+    # Hashed levels have powers of two; in dense ones only points on the rim come out beyond.
+    return (index & (size - 1) if resolution is None else index % size), weights
+
+
+def _products(weights: list[Tensor]) -> Tensor:
+    """Weights of the corners [N, 2^D], the last axis fastest."""
+    out = weights[0]
+    for weight in weights[1:]:
+        out = (out[:, :, None] * weight[:, None]).flatten(1)
+    return out
+
+
+class _Level(torch.autograd.Function):
+    """One level: points [N, D], table [S, F] -> [N, F].
+
+    Forward it is an embedding bag, which gathers, weighs and adds up in one pass. Its own backward pass is several
+    times slower on the CPU than counting with weights, and autograd's way through the corners' weights slower still.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, scale: float, resolution: int | None) -> Tensor:
+        index, weights = corners(points.to(table.dtype), scale, resolution, len(table))
+        ctx.save_for_backward(table, index, *weights)
+        ctx.scale, ctx.dtype = scale, points.dtype
+        return nn.functional.embedding_bag(index, table, per_sample_weights=_products(weights), mode="sum")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,) = gradients
+        table, index, *weights = ctx.saved_tensors
+        flat, to_points, to_table = index.flatten(), None, None
+        if ctx.needs_input_grad[1]:
+            share = _products(weights)
+            parts = [(column[:, None] * share).flatten() for column in gradient.unbind(-1)]
+            if table.is_cuda:
+                to_table = torch.zeros_like(table).index_add_(0, flat, torch.stack(parts, -1))
+            else:
+                counted = [torch.bincount(flat, part, minlength=len(table)) for part in parts]
+                to_table = torch.stack(counted, -1).to(table.dtype)
+        if ctx.needs_input_grad[0]:
+            rows = table.index_select(0, flat).view(*index.shape, -1)
+            to_share = torch.bmm(rows, gradient[..., None])[..., 0]
+            slopes = []
+            for axis in range(len(weights)):
+                rest = to_share
+                for other, weight in enumerate(weights):
+                    low, high = rest.view(len(rest), 2, -1).unbind(1)
+                    rest = high - low if other == axis else low * weight[:, :1] + high * weight[:, 1:]
+                slopes.append(rest[:, 0])
+            to_points = (torch.stack(slopes, -1) * ctx.scale).to(ctx.dtype)
+        return to_points, to_table, None, None
+
+
+def level_weights(levels: int, opened: float) -> list[float]:
+    """How much each level counts while they are opened one after the other: 1 where open, a raised cosine at the edge.
+
+    (Park et al., ICCV 2021.) ``opened`` is 0 (none) to 1 (all).
+    """
+    edge = opened * levels
+    return [0.5 - 0.5 * math.cos(math.pi * min(max(edge - level, 0.0), 1.0)) for level in range(levels)]
