@@ -15,13 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import date
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from fit import machine
+
 import canon
-from canon.runtime import cores, peak_memory_mib, tune_allocator
+from canon.runtime import peak_memory_mib, tune_allocator
 from canon.scenes import make
 
 
@@ -76,7 +77,7 @@ def main() -> None:
         rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
         print(rows[-1], flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    record = {"date": date.today().isoformat(), "cores": cores(), "preset": options.preset, "rows": rows}
+    record = {**machine(), "preset": options.preset, "rows": rows}
     (options.out / f"long-{record['date']}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -32,6 +32,16 @@ log = logging.getLogger("canon")
 CLIP_FILE, FRAMES_FILE, AUDIO_FILE, PREVIEW_FILE = "clip.yaml", "frames.npy", "audio.mka", "preview.jpg"
 
 
+def check_frame(frame: int, count: int) -> None:
+    """Refuse the number of a frame that a clip of ``count`` frames does not have.
+
+    Raises:
+        InputError: it is negative or too large.
+    """
+    if not 0 <= frame < count:
+        raise InputError(f"Frame {frame} does not exist: the clip has frames 0 to {count - 1}.")
+
+
 @dataclass(eq=False)
 class Clip:
     """Frames of a video with their times, sound and masks; from :meth:`load`, :meth:`open` or :meth:`from_frames`."""

@@ -186,6 +186,17 @@ def fits_canvas(size: tuple[int, int], canvas: tuple[int, int]) -> bool:
     return abs(size[0] - exact[0]) <= 1 or abs(size[1] - exact[1]) <= 1
 
 
+def check_aspect(what: str, size: tuple[int, int], layer: str, canvas: tuple[int, int]) -> None:
+    """Refuse an image of ``size`` (height, width) that does not have a canvas's aspect; ``what`` begins the sentence.
+
+    Raises:
+        InputError: see :func:`fits_canvas`.
+    """
+    if not fits_canvas(size, canvas):
+        seen, wanted = f"{size[1]}x{size[0]}", f"{canvas[1]}x{canvas[0]}"
+        raise InputError(f"{what} {seen} and the canvas of '{layer}' {wanted}; keep the aspect ratio.")
+
+
 def resize_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """float32 [h, w] or [h, w, C] at another size: averaged over areas when shrinking, bilinear when enlarging.
 

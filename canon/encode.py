@@ -132,12 +132,11 @@ def video_writer(
     if str(path).endswith("/") or not target.suffix or target.is_dir():
         if audio_from is not None:
             log.info("a folder of images carries no sound")
-        with atomic_folder(target, _rendered) as folder:
+        with image_folder(target) as folder:
             images = _ImageSink(folder)
             yield images
             if images.count == 0:
                 raise InputError(f"There is no frame to write to '{target}'.")
-            (folder / _MARKER).write_text(f"{images.count}\n")
         return
     if target.suffix.lower() not in _FORMATS:
         known = ", ".join(_FORMATS)
@@ -186,8 +185,20 @@ class _ImageSink(_Sink):
         self.count += 1
 
 
+@contextlib.contextmanager
+def image_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to write 00000.png and so on into, which takes the place of ``path`` when the block ends.
+
+    Raises:
+        InputError: such a file is there that did not come from here, the folder cannot be written, or the disk is full.
+    """
+    with atomic_folder(path, _rendered) as folder:
+        yield folder
+        (folder / _MARKER).write_text(f"{len(list(folder.glob('*.png')))}\n")
+
+
 def _rendered(folder: Path) -> set[str]:
-    """The files in ``folder`` that an earlier :class:`_ImageSink` wrote; only those may be replaced."""
+    """The files in ``folder`` that an earlier :func:`image_folder` brought; only those may be replaced."""
     try:
         count = int((folder / _MARKER).read_text())
     except (OSError, ValueError):

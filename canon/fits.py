@@ -17,7 +17,16 @@ from canon.canvas import Canvas
 from canon.clip import Clip
 from canon.coordinates import grid_nodes, grid_size
 from canon.errors import InputError
-from canon.grids import Box, find_pixels, grid_window, invert_grid, level_of_detail, sample_grid, texels_per_pixel
+from canon.grids import (
+    Box,
+    affine_guess,
+    find_pixels,
+    grid_window,
+    invert_grid,
+    level_of_detail,
+    sample_grid,
+    texels_per_pixel,
+)
 from canon.sampling import halve, mip_levels, mip_weights, remap_points, sample_mip, sample_mip_points
 from canon.storage import content_hash
 
@@ -247,12 +256,8 @@ class Fit:
         """
         data, (t, s) = self.layer(layer), (self.index(t), self.index(s))
         grid = torch.from_numpy(np.array(data.grid[s]))
-        nodes = grid_nodes(self.size, self.stride).reshape(-1, 2)
-        # First guess: the affine map that fits the frame best.
-        ones = torch.ones_like(nodes[:, :1])
-        affine = torch.linalg.lstsq(torch.cat([grid.reshape(-1, 2), ones], 1).double(), nodes.double()).solution
         targets = torch.from_numpy(np.array(data.grid[t])).reshape(-1, 2)
-        start = (torch.cat([targets, ones], 1).double() @ affine).float()
+        start = affine_guess(grid, self.stride, targets)
         found, error = invert_grid(grid, self.stride, targets, start, steps=12)
         found, error = found.nan_to_num(0.0), error.nan_to_num(torch.inf)
         packed = torch.cat([found, (error[:, None] < 0.5).float()], dim=1).reshape(*grid.shape[:2], 3).numpy()
@@ -276,17 +281,19 @@ class Fit:
         start = np.asarray(points, np.float32).reshape(-1, 2)
         frame = self.index(frame)
         if layer is None:
-            found = np.stack([remap_points(w[..., None], start)[:, 0] for w in self.weights(frame)])
-            owner = found.argmax(axis=0)
+            owner = self.owners(start, frame)
         else:
-            self.layer(layer)
-            owner = np.full(len(start), self.layers.index(layer))
+            owner = np.full(len(start), self.layers.index(self.layer(layer).name))
         positions = np.repeat(start[None], len(self), axis=0)
         visible = np.zeros(positions.shape[:2], bool)
         for k in np.unique(owner).tolist():
             chosen = np.nonzero(owner == k)[0]
             positions[:, chosen], visible[:, chosen] = self._follow(start[chosen], frame, k)
         return positions, visible
+
+    def owners(self, points: np.ndarray, frame: int) -> np.ndarray:
+        """The number of the layer with the largest weight at pixels [N, 2] of a frame, int [N]."""
+        return np.stack([remap_points(w[..., None], points)[:, 0] for w in self.weights(frame)]).argmax(axis=0)
 
     def _follow(self, start: np.ndarray, frame: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         data, last = self.baked[k], np.array([self.size[1] - 1, self.size[0] - 1], np.float32)

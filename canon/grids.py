@@ -82,6 +82,20 @@ def _near(x: Tensor, grid: Tensor, stride: int) -> Tensor:
     return torch.minimum(x.clamp_min(0.0), far)
 
 
+def affine_guess(grid: Tensor, stride: int, targets: Tensor, near: Tensor | None = None) -> Tensor:
+    """Pixel positions of canvas positions by the affine map that fits a grid best: a start for :func:`invert_grid`.
+
+    Args:
+        targets: [N, 2] canvas positions.
+        near: bool [gh, gw], the nodes that count; all without it.
+    """
+    ys, xs = torch.meshgrid(torch.arange(grid.shape[0]), torch.arange(grid.shape[1]), indexing="ij")
+    nodes = torch.stack([xs, ys], dim=-1).double() * stride
+    chosen = torch.ones(grid.shape[:2], dtype=torch.bool) if near is None else near
+    known, wanted = (F.pad(points.double(), (0, 1), value=1.0) for points in (grid[chosen], targets))
+    return (wanted @ torch.linalg.lstsq(known, nodes[chosen], driver="gelsd").solution).float()
+
+
 def find_pixels(grid: Tensor, stride: int, targets: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`invert_grid`, and where that does not arrive from ``start`` [N, 2], by a search through all cells.
 

@@ -11,12 +11,13 @@ own colour, plus canvas colours at the few pixels where they do not cancel: soft
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from canon.clip import Clip
 from canon.compose import compose
 from canon.edits import Edit
 from canon.fits import Fit, nonzero_box
@@ -38,6 +39,18 @@ def render(fit: Fit, edits: Edit | Sequence[Edit] = (), lit: bool = True) -> Vid
         InputError: an edit does not belong to this fit (layer, aspect), or removes the last layer.
     """
     return Video(fit, [edits] if isinstance(edits, Edit) else list(edits), lit)
+
+
+def save_frames(clip: Clip, path: str | Path, frames: Iterable[np.ndarray]) -> int:
+    """Write frames with the times, sound and colour range of a clip; see :func:`canon.video.write_video`."""
+    return write_video(
+        path,
+        frames,
+        clip.fps,
+        timestamps=clip.timestamps,
+        audio_from=clip.audio_path,
+        color_range=clip.color_range,
+    )
 
 
 class Video:
@@ -102,19 +115,11 @@ class Video:
         Raises:
             InputError: see :func:`canon.video.video_writer`.
         """
-        clip = self.fit.clip
         frames = iter(self)
         if cutout is not None:
             name = self.fit.layer(cutout).name
             frames = map_frames(lambda t: self.rgba(t, name), range(len(self)))
-        return write_video(
-            path,
-            frames,
-            clip.fps,
-            timestamps=clip.timestamps,
-            audio_from=clip.audio_path,
-            color_range=clip.color_range,
-        )
+        return save_frames(self.fit.clip, path, frames)
 
     # --- one frame ---
 

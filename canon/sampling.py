@@ -117,8 +117,7 @@ def pyramid(image: Image, levels: int) -> list[Image]:
 
 def mip_levels(lod: float) -> int:
     """How many levels of a pyramid :func:`sample_mip` needs for a level of detail."""
-    low, share = _split(lod)
-    return low + 1 + (share > 0)
+    return max(mip_weights(lod)) + 1
 
 
 def mip_weights(lod: float) -> dict[int, float]:

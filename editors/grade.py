@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from canon.edits import Delta, Edit, Provenance, Step, fits_canvas
-from canon.errors import InputError
+from canon.edits import Delta, Edit, Provenance, Step, check_aspect
 from canon.registry import Editor
 
 if TYPE_CHECKING:
@@ -61,9 +60,7 @@ def _read_mask(path: str, layer: str, canvas: tuple[int, int]) -> np.ndarray:
     from canon.storage import read_image, to_float
 
     image = to_float(read_image(Path(path)))
-    if not fits_canvas((image.shape[0], image.shape[1]), canvas):
-        seen, wanted = f"{image.shape[1]}x{image.shape[0]}", f"{canvas[1]}x{canvas[0]}"
-        raise InputError(f"The mask '{path}' is {seen} and the canvas of '{layer}' {wanted}; keep the aspect ratio.")
+    check_aspect(f"The mask '{path}' is", (image.shape[0], image.shape[1]), layer, canvas)
     brightness = image[..., :3].mean(axis=-1)
     # A mask drawn on transparency means: nothing where nothing was drawn.
     return np.asarray(brightness * image[..., 3] if image.shape[2] == 4 else brightness)

@@ -11,10 +11,10 @@ import torch
 
 from canon.coordinates import grid_nodes
 from canon.editors.paint import PaintConfig
-from canon.edits import Edit, Over, Provenance, Step, fits_canvas
+from canon.edits import Edit, Over, Provenance, Step, check_aspect
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
-from canon.grids import find_pixels, level_of_detail
+from canon.grids import affine_guess, find_pixels, level_of_detail
 from canon.sampling import mip_levels, pyramid, sample_mip_points
 from canon.storage import read_image, to_float, to_uint8
 
@@ -65,10 +65,7 @@ def read_rgba(image: object) -> np.ndarray:
 
 
 def _check_aspect(fit: Fit, name: str, image: np.ndarray) -> None:
-    canvas = fit.layer(name).canvas_size
-    if not fits_canvas((image.shape[0], image.shape[1]), canvas):
-        seen, wanted = f"{image.shape[1]}x{image.shape[0]}", f"{canvas[1]}x{canvas[0]}"
-        raise InputError(f"The painted image is {seen} and the canvas of '{name}' {wanted}; keep the aspect ratio.")
+    check_aspect("The painted image is", (image.shape[0], image.shape[1]), name, fit.layer(name).canvas_size)
 
 
 def _overlay(fit: Fit, name: str, image: np.ndarray) -> Over:
@@ -188,12 +185,9 @@ def _pixels_of(fit: Fit, name: str, t: int, targets: np.ndarray, area: np.ndarra
     box = nonzero_box(area.astype(np.uint8))
     assert box is not None
     nodes = grid_nodes(fit.size, fit.stride).numpy()
-    # First guess: the affine map that fits the painted part best.
     near = np.ones(nodes.shape[:2], bool)
     for axis, part in ((0, box[1]), (1, box[0])):
         near &= (nodes[..., axis] > part.start - fit.stride) & (nodes[..., axis] < part.stop + fit.stride)
-    design = np.concatenate([grid.numpy()[near], np.ones((int(near.sum()), 1))], axis=1)
-    affine = np.linalg.lstsq(design, nodes[near], rcond=None)[0]
-    start = np.concatenate([targets, np.ones((len(targets), 1))], axis=1) @ affine
-    found, error = find_pixels(grid, fit.stride, torch.from_numpy(targets), torch.from_numpy(start.astype(np.float32)))
+    aim = torch.from_numpy(targets)
+    found, error = find_pixels(grid, fit.stride, aim, affine_guess(grid, fit.stride, aim, torch.from_numpy(near)))
     return found.numpy(), error.numpy()

@@ -1,5 +1,19 @@
 """For all tests: OpenMP's threads sleep while they wait, as on the command line; spinning ones cost ten times more."""
 
+from __future__ import annotations
+
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+
+import pytest
+from truth import true_fit
+
+from canon.fits import Fit
+from canon.scenes import Scene
+
+
+@pytest.fixture(scope="module")
+def fit(scene: Scene) -> Fit:
+    """The perfect fit of a module's own ``scene``; not to be changed."""
+    return true_fit(scene)

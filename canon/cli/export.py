@@ -92,19 +92,16 @@ def run(arguments: list[str]) -> int:
 def _tracks(fit: Fit, own: ExportArguments, exports: Path, fit_name: str) -> Path:
     import numpy as np
 
-    from canon.exports.tracks import FORMATS, export_tracks, follow, lattice_points, read_points
+    from canon.exports.tracks import export_tracks, follow, lattice_points, read_points, suffix
 
-    if own.format not in FORMATS:
-        raise InputError(f"The format '{own.format}' is not known; choose one of {', '.join(FORMATS)}.")
+    default = exports / f"{fit_name}-tracks{suffix(own.format)}"
     if own.spacing < 1:
         raise InputError(f"The spacing is {own.spacing} pixels; give at least 1.")
-    if not 0 <= own.frame < len(fit):
-        raise InputError(f"Frame {own.frame} does not exist: the clip has frames 0 to {len(fit) - 1}.")
     if own.points is not None:
         points = read_points(own.points, fit.size)
     else:
         names = [own.layer] if own.layer else fit.layers
         points = np.concatenate([lattice_points(fit, name, own.frame, own.spacing) for name in names])
-    path = Path(own.out) if own.out else exports / f"{fit_name}-tracks{FORMATS[own.format]}"
+    path = Path(own.out) if own.out else default
     export_tracks(follow(fit, points, own.frame, own.layer), path, own.format)
     return path

@@ -34,20 +34,12 @@ def run(arguments: list[str]) -> int:
 
     from canon.exports.stabilise import stabilised
     from canon.project import Project
-    from canon.video import write_video
+    from canon.rendering import save_frames
 
     project = Project.open(own.project)
     fit = project.fit(project.fit_name(own.fit))
     layer = fit.layer(own.layer or fit.layers[-1]).name
     out = own.out or str(project.folder / "renders" / f"{layer}-still.mp4")
-    clip = fit.clip
-    write_video(
-        out,
-        stabilised(fit, layer, own.frame, own.fill),
-        clip.fps,
-        timestamps=clip.timestamps,
-        audio_from=clip.audio_path,
-        color_range=clip.color_range,
-    )
+    save_frames(fit.clip, out, stabilised(fit, layer, own.frame, own.fill))
     print(out)
     return 0

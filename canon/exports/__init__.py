@@ -1,1 +1,1 @@
-"""What leaves for other programs: ST-maps with everything that a compositor needs, and point tracks."""
+"""What leaves for other programs: ST-maps with all that a compositor needs, tracks, labels, stabilised frames."""

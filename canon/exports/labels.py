@@ -10,10 +10,12 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image
 
+from canon.clip import check_frame
 from canon.coordinates import Size
+from canon.edits import check_aspect
+from canon.encode import image_folder
 from canon.errors import InputError
 from canon.fits import Fit
-from canon.folders import atomic_folder
 from canon.runtime import map_frames
 from canon.storage import image_size
 
@@ -34,8 +36,7 @@ def propagate_labels(fit: Fit, labels: np.ndarray, frame: int = 0, extend: bool 
     Raises:
         InputError: there is no such frame, or the labels have another size than the frames.
     """
-    if not 0 <= frame < len(fit):
-        raise InputError(f"Frame {frame} does not exist: the clip has frames 0 to {len(fit) - 1}.")
+    check_frame(frame, len(fit))
     if labels.shape[:2] != fit.size:
         seen, wanted = f"{labels.shape[1]}x{labels.shape[0]}", f"{fit.size[1]}x{fit.size[0]}"
         raise InputError(f"The labels are {seen} and the frames {wanted}; label a frame at its own size.")
@@ -84,12 +85,8 @@ def labels_from_canvas(fit: Fit, labels: np.ndarray, layer: str) -> Iterator[np.
     Raises:
         InputError: unknown layer, or labels of another aspect.
     """
-    from canon.edits import fits_canvas
-
     canvas, size = fit.layer(layer).canvas_size, (labels.shape[0], labels.shape[1])
-    if not fits_canvas(size, canvas):
-        seen, wanted = f"{size[1]}x{size[0]}", f"{canvas[1]}x{canvas[0]}"
-        raise InputError(f"The labels are {seen} and the canvas of '{layer}' {wanted}; keep the aspect ratio.")
+    check_aspect("The labels are", size, layer, canvas)
     scale = np.array([size[1] / canvas[1], size[0] / canvas[0]], np.float32)
 
     def one(t: int) -> np.ndarray:
@@ -132,9 +129,7 @@ def export_labels(
         else labels_from_canvas(fit, labels, canvas_of)
     )
     count = 0
-    with atomic_folder(
-        Path(folder), lambda path: {f"{t:05d}.png" for t in range(len(list(path.glob("*.png"))))}
-    ) as out:
+    with image_folder(Path(folder)) as out:
         for count, found in enumerate(frames, start=1):
             image = Image.fromarray(found)
             if palette is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from canon.clip import check_frame
 from canon.coordinates import pixel_grid
 from canon.errors import InputError
 from canon.fits import Fit
@@ -30,10 +31,11 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
     if fill not in FILLS:
         raise InputError(f"The filling '{fill}' is not known; choose one of {', '.join(FILLS)}.")
     view, name = len(fit) // 2 if frame is None else frame, fit.layer(layer).name
-    if not 0 <= view < len(fit):
-        raise InputError(f"Frame {view} does not exist: the clip has frames 0 to {len(fit) - 1}.")
-    pixels = pixel_grid(fit.size).numpy()
-    albedo = fit.look(view, name, pixels.reshape(-1, 2)).reshape(pixels.shape[0], -1, 3) / fit.lighting(view, name)
+    check_frame(view, len(fit))
+    albedo = np.zeros((*fit.size, 3), np.float32)
+    if fill == "canvas":
+        lit = fit.look(view, name, pixel_grid(fit.size).numpy().reshape(-1, 2))
+        albedo = lit.reshape(albedo.shape) / fit.lighting(view, name)
     last = np.array([fit.size[1] - 1, fit.size[0] - 1], np.float32)
 
     def one(t: int) -> np.ndarray:
@@ -41,11 +43,8 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
             return np.array(fit.clip.frames[t])
         positions, sure = fit.correspondence(view, t, name)
         warped = remap(np.asarray(fit.clip.frames[t]).astype(np.float32), positions)
-        if fill == "black":
-            beyond = np.zeros_like(warped, np.uint8)
-        else:
-            # The light at the frame's border goes on beyond it.
-            beyond = to_uint8(albedo * remap(fit.lighting(t, name), positions.clip(0, last)))
+        # The light at the frame's border goes on beyond it.
+        beyond = to_uint8(albedo * remap(fit.lighting(t, name), positions.clip(0, last)))
         return np.where(sure[..., None], (warped + 0.5).clip(0, 255).astype(np.uint8), beyond)
 
     return map_frames(one, range(len(fit)))

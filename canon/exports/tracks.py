@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from canon.clip import check_frame
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.storage import write_bytes
 
-FORMATS = {"json": ".json", "csv": ".csv", "ae": ".txt", "nuke": ".nk"}
 _MOST = 100_000
 _PER_NODE = 4  # tracks of one Tracker3
 
@@ -41,7 +41,12 @@ class Tracks:
 
 
 def lattice_points(fit: Fit, layer: str, frame: int, spacing: int) -> np.ndarray:
-    """Points every ``spacing`` pixels of a frame where the layer is what is seen, float32 [N, 2]."""
+    """Points every ``spacing`` pixels of a frame where the layer is what is seen, float32 [N, 2].
+
+    Raises:
+        InputError: there is no such frame or layer.
+    """
+    check_frame(frame, len(fit))
     height, width = fit.size
     x, y = np.meshgrid(np.arange(spacing // 2, width, spacing), np.arange(spacing // 2, height, spacing))
     weight = fit.weights(frame)[fit.layers.index(fit.layer(layer).name)]
@@ -81,15 +86,12 @@ def follow(fit: Fit, points: np.ndarray, frame: int = 0, layer: str | None = Non
     Raises:
         InputError: there are no points, or there is no such frame or layer.
     """
-    if not 0 <= frame < len(fit):
-        raise InputError(f"Frame {frame} does not exist: the clip has frames 0 to {len(fit) - 1}.")
+    check_frame(frame, len(fit))
     if len(points) == 0:
         raise InputError(f"There is no point to follow on frame {frame}; choose another frame or give --points.")
     positions, visible = fit.track(points, frame, layer)
     if layer is None:
-        weights = np.stack(fit.weights(frame))
-        x, y = np.clip(points.round().astype(int), 0, [fit.size[1] - 1, fit.size[0] - 1]).T
-        owners = [fit.layers[k] for k in weights[:, y, x].argmax(axis=0)]
+        owners = [fit.layers[k] for k in fit.owners(points, frame)]
     else:
         owners = [fit.layer(layer).name] * len(points)
     return Tracks(positions, visible, owners, fit.size, float(fit.clip.fps), frame)
@@ -106,10 +108,23 @@ def export_tracks(tracks: Tracks, path: str | Path, form: str) -> None:
     Raises:
         InputError: unknown format, or the file cannot be written.
     """
-    writers = {"json": _json, "csv": _csv, "ae": _after_effects, "nuke": _nuke}
-    if form not in writers:
-        raise InputError(f"The format '{form}' is not known; choose one of {', '.join(writers)}.")
-    write_bytes(Path(path), writers[form](tracks).encode())
+    write_bytes(Path(path), _format(form)[1](tracks).encode())
+
+
+def suffix(form: str) -> str:
+    """Suffix of the files of a format of :func:`export_tracks`.
+
+    Raises:
+        InputError: unknown format.
+    """
+    return _format(form)[0]
+
+
+def _format(form: str) -> tuple[str, Callable[[Tracks], str]]:
+    formats = {"json": (".json", _json), "csv": (".csv", _csv), "ae": (".txt", _after_effects), "nuke": (".nk", _nuke)}
+    if form not in formats:
+        raise InputError(f"The format '{form}' is not known; choose one of {', '.join(formats)}.")
+    return formats[form]
 
 
 def _json(tracks: Tracks) -> str:
@@ -117,8 +132,8 @@ def _json(tracks: Tracks) -> str:
         {
             "id": k,
             "layer": tracks.layers[k],
-            "positions": [[round(float(x), 4), round(float(y), 4)] for x, y in tracks.positions[:, k]],
-            "visible": [bool(seen) for seen in tracks.visible[:, k]],
+            "positions": tracks.positions[:, k].astype(np.float64).round(4).tolist(),
+            "visible": tracks.visible[:, k].tolist(),
         }
         for k in range(tracks.positions.shape[1])
     ]

@@ -9,8 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from canon.clip import Clip
-from canon.errors import InputError
+from canon.clip import Clip, check_frame
 from canon.representations.motion.flow import Flow
 from canon.representations.motion.homography import estimate_camera
 from canon.representations.motion.propagation import (
@@ -64,8 +63,7 @@ def check_prompt(clip: Clip, prompt: MaskPrompt) -> None:
     Raises:
         InputError: box, scribble or prompt frame do not fit the clip.
     """
-    if not 0 <= prompt.frame < len(clip):
-        raise InputError(f"Frame {prompt.frame} does not exist: the clip has frames 0 to {len(clip) - 1}.")
+    check_frame(prompt.frame, len(clip))
     if prompt.scribble is not None:
         read_scribble(prompt.scribble, clip.size)
     elif prompt.box is not None:

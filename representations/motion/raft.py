@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from canon.errors import InputError
+from canon.representations.motion.flow import PairFlow
 
 _MULTIPLE = 8
 _SMALLEST = 128
 """RAFT's correlation pyramid needs sides of at least this many pixels."""
 
 
-def load_raft(weights: Path, device: torch.device) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def load_raft(weights: Path, device: torch.device) -> PairFlow:
     """A function from two uint8 RGB frames [H, W, 3] to the flow between them, float32 [H, W, 2] in pixels.
 
     Args:

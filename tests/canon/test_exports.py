@@ -31,11 +31,6 @@ def scene() -> Scene:
 
 
 @pytest.fixture(scope="module")
-def fit(scene: Scene) -> Fit:
-    return true_fit(scene)
-
-
-@pytest.fixture(scope="module")
 def folder(fit: Fit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the fit in it; not to be changed."""
     path = tmp_path_factory.mktemp("project") / "p"
@@ -265,6 +260,10 @@ def test_label_files_keep_their_palette(folder: Path, fit: Fit, scene: Scene, tm
     assert main(command) == DONE and main(command) == DONE, "an export may be repeated"
     with Image.open(out / "00003.png") as found:
         assert found.mode == "P" and (found.getpalette() or [])[3:6] == [255, 0, 0] and found.size == fit.size[::-1]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "00000.png").write_text("somebody's frame")
+    assert main([*command[:-1], str(tmp_path / "own")]) == BAD_INPUT
+    assert (tmp_path / "own" / "00000.png").read_text() == "somebody's frame"
     (tmp_path / "text.png").write_text("no image")
     assert main([*command[:4], str(tmp_path / "text.png")]) == BAD_INPUT
     assert main(command[:3]) == BAD_INPUT

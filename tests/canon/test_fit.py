@@ -25,11 +25,6 @@ def scene() -> Scene:
     return small_scene("occlusion", lighting=0.25, bend=0.03)
 
 
-@pytest.fixture(scope="module")
-def fit(scene: Scene) -> Fit:
-    return true_fit(scene)
-
-
 def tiny(layers: list[FitLayer] | None = None, **more: object) -> Fit:
     """One opaque grey layer over three frames of 12x20."""
     clip = Clip.from_frames(np.random.default_rng(0).integers(0, 256, (3, 12, 20, 3), np.uint8))

@@ -20,11 +20,6 @@ def scene() -> Scene:
     return small_scene("lighting", frames=5)
 
 
-@pytest.fixture(scope="module")
-def fit(scene: Scene) -> Fit:
-    return true_fit(scene)
-
-
 def texture(height: int = 90, width: int = 121) -> np.ndarray:
     """A picture with detail everywhere, float32 [H, W, 3]."""
     y, x = np.mgrid[:height, :width].astype(np.float32)

@@ -28,11 +28,6 @@ def scene() -> Scene:
     return small_scene("occlusion", lighting=0.25)
 
 
-@pytest.fixture(scope="module")
-def fit(scene: Scene) -> Fit:
-    return true_fit(scene)
-
-
 def edit(layer: str, *operations: Operation) -> Edit:
     return Edit([Step(layer, operation) for operation in operations])
 

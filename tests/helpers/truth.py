@@ -15,7 +15,7 @@ from canon.clip import Clip
 from canon.coordinates import grid_nodes, pixel_grid
 from canon.edits import Edit, Over, Step
 from canon.fits import Fit, FitLayer
-from canon.grids import invert_grid
+from canon.grids import affine_guess, invert_grid
 from canon.scenes import Scene, make
 from canon.scenes.sampling import sample_points
 
@@ -91,15 +91,8 @@ def transfer(scene: Scene, fit: Fit, layer: str, name: str, overlay: np.ndarray,
     height, width = fit.layer(name).canvas_size
     texels = (pixel_grid((height * scale, width * scale)) + 0.5) / scale - 0.5
     grid = torch.from_numpy(np.array(fit.layer(name).grid[frame]))
-    # First guess: the nearest affine map.
-    nodes = grid_nodes(fit.size, fit.stride).reshape(-1, 2)
-    affine = np.linalg.lstsq(
-        np.column_stack([grid.reshape(-1, 2).numpy(), np.ones(len(nodes))]), nodes.numpy(), rcond=None
-    )[0].astype(np.float32)
     flat = texels.reshape(-1, 2)
-    pixels, error = invert_grid(
-        grid, fit.stride, flat, flat @ torch.from_numpy(affine[:2]) + torch.from_numpy(affine[2]), 12
-    )
+    pixels, error = invert_grid(grid, fit.stride, flat, affine_guess(grid, fit.stride, flat), 12)
     inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= fit.size[1] - 1) & (pixels[:, 1] <= fit.size[0] - 1)
     known = (inside & (error < 0.1)).numpy()
     uv = scene.to_texture(frame, layer, pixels.numpy().astype(np.float64))
