@@ -27,7 +27,7 @@ from canon.representations.solve.layers import Problem, light_stride
 from canon.representations.workspace import Workspace
 from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
 
-VERSION = 5
+VERSION = 6
 """Changes when the same input gives another result, so that no stale stage is taken up."""
 
 _SHARES = {"flow": 0.05, "masks": 0.05, "camera": 0.05, "layers": 0.2, "refine": 0.6, "bake": 0.05}
@@ -98,10 +98,17 @@ class Atlas(Representation):
         path = work.stage("solve", names, settings)
         with clock.stage("layers"):
             if (path / "state.safetensors").exists():
-                problem = pipeline.empty_problem(clip.frames, masks, config.node_distance, device)
+                problem = pipeline.empty_problem(clip.frames, masks, config.node_distance(clip.size), device)
             else:
                 problem = pipeline.start(
-                    clip.frames, masks, flow, camera, config.node_distance, config.canvas_scale, config.preset, device
+                    clip.frames,
+                    masks,
+                    flow,
+                    camera,
+                    config.node_distance(clip.size),
+                    config.canvas_scale,
+                    config.preset,
+                    device,
                 )
                 pipeline.save_state(problem, path, 0)
         with clock.stage("refine"):
@@ -130,14 +137,14 @@ class Atlas(Representation):
         from canon.representations.atlas.neural import NeuralOptions, solve_neural
 
         options = NeuralOptions(steps=config.steps, batch=config.batch, minutes=config.minutes or None)
-        path = work.stage("neural", _digests(masks), asdict(options), config.node_distance)
+        path = work.stage("neural", _digests(masks), asdict(options), config.node_distance(clip.size))
         with clock.stage("refine"):
             result = solve_neural(
                 clip.frames,
                 [(mask.name, mask.values) for mask in masks],
                 flow,
                 options,
-                stride=config.node_distance,
+                stride=config.node_distance(clip.size),
                 device=device,
                 seed=seed,
                 checkpoint=path,
@@ -229,4 +236,4 @@ def _finish(clip: Clip, config: AtlasConfig, layers: list[FitLayer], masks: list
         for name, value in settings.items()
     }
     stats: dict[str, Any] = {"seconds": clock.seconds, "masks": [mask.origin for mask in masks]}
-    return Fit(clip, "atlas", plain, layers, config.node_distance, light_stride(clip.size), stats)
+    return Fit(clip, "atlas", plain, layers, config.node_distance(clip.size), light_stride(clip.size), stats)

@@ -20,7 +20,14 @@ from canon.representations.solve.layers import Problem
 from canon.representations.solve.lighting import estimate_lighting
 from canon.representations.solve.opacity import refine_opacity
 from canon.representations.solve.register import RegisterOptions, refresh_detail, refresh_references, register_all
-from canon.representations.solve.tracking import chain_layer, choose_keyframe, new_layer, place_canvas, register_outward
+from canon.representations.solve.tracking import (
+    Chain,
+    chain_layer,
+    choose_keyframe,
+    new_layer,
+    place_canvas,
+    register_outward,
+)
 from canon.runtime import single_threaded_operations
 from canon.storage import create_array, open_array, open_arrays, write_arrays
 
@@ -95,11 +102,12 @@ def start(
     robust_canvas(problem, last, erode=5, scales=(None, 0.1) if preset == "fast" else (None, 0.15, 0.07))
     for i, mask in enumerate(masks):
         keyframe = choose_keyframe(np.array([int((np.asarray(plane) > 127).sum()) for plane in mask.values]))
+        chain = Chain(problem, i, flow, keyframe)
         # One frame after the other, in many small operations: threads would only wait for each other.
         with single_threaded_operations():
-            chain_layer(problem, i, flow, keyframe, scale or FINE[preset])
+            chain_layer(problem, chain, scale or FINE[preset])
             refresh_detail(problem)
-            register_outward(problem, i, flow, keyframe, _TRACKING, TRACKING_LEVELS[preset])
+            register_outward(problem, chain, _TRACKING, TRACKING_LEVELS[preset])
         robust_canvas(problem, i, erode=1, scales=(0.15,) if preset == "fast" else (None, 0.15))
     refresh_detail(problem)
     return problem

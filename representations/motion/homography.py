@@ -50,13 +50,16 @@ def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return q / np.where(np.abs(w) < 1e-9, 1e-9, w)[..., None]
 
 
-def estimate_camera(frames: np.ndarray, flow: Flow, weight: np.ndarray, seed: int = 0) -> CameraMotion:
+def estimate_camera(
+    frames: np.ndarray, flow: Flow, weight: np.ndarray, seed: int = 0, thorough: bool = True
+) -> CameraMotion:
     """Homography of every frame to the middle one.
 
     Args:
         frames: uint8 [T, H, W, 3].
         weight: uint8 [T, h, w] on the flow lattice, 255 where the background is seen (all 255 when nothing is known).
         seed: of the point selection.
+        thorough: as exact as can be; otherwise fit to tell what moves, in a third of the time.
     """
     count = len(frames)
     size = frames.shape[1:3]
@@ -65,8 +68,8 @@ def estimate_camera(frames: np.ndarray, flow: Flow, weight: np.ndarray, seed: in
     reference = count // 2
     chain = _chain([matrix for matrix, _ in steps], reference, count)
     if count > 2:
-        for _ in range(2 if max(size) <= 2 * _SMALL else 1):
-            direct = _keyframe_links(frames, weight, chain, seed)
+        for _ in range(2 if thorough and max(size) <= 2 * _SMALL else 1):
+            direct = _keyframe_links(frames, weight, chain, seed, thorough)
             # Flow between frames that are aligned already is finer than flow across a fast pan: it takes its place.
             found = {(link.source, link.target) for link in direct}
             chain = bundle_adjust(
@@ -138,7 +141,7 @@ def _chain(steps: list[np.ndarray], reference: int, count: int) -> np.ndarray:
     return chain / chain[:, 2:, 2:]
 
 
-def _keyframe_links(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, seed: int) -> list[Link]:
+def _keyframe_links(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, seed: int, thorough: bool) -> list[Link]:
     """Direct matches of every frame to its nearest keyframes, which take the drift out of the chain.
 
     Besides the keyframes near in time, the overlapping keyframe that is farthest in time is linked: a camera that comes
@@ -152,8 +155,11 @@ def _keyframe_links(frames: np.ndarray, weight: np.ndarray, chain: np.ndarray, s
     for t in range(count):
         near = sorted((k for k in keyframes if abs(k - t) > 1), key=lambda k: abs(k - t))
         overlapping = [k for k in near if np.abs(centres[k] - centres[t]).max() < 0.6 * min(width, 2 * height)]
-        pairs += [(t, int(k)) for k in sorted({*overlapping[:2], *overlapping[-1:]})]
-        pairs += [(t, s) for s in (t + 1, t + 3) if s < count]
+        if thorough:
+            pairs += [(t, int(k)) for k in sorted({*overlapping[:2], *overlapping[-1:]})]
+            pairs += [(t, s) for s in (t + 1, t + 3) if s < count]
+        else:
+            pairs += [(t, int(k)) for k in sorted({*overlapping[:1], *overlapping[-1:]})]
 
     def one(pair: tuple[int, int]) -> Link | None:
         return _direct_link(frames, weight, chain, pair, seed)
@@ -171,30 +177,36 @@ def _direct_link(
     scale = np.diag([width / small[0], height / small[1], 1.0])
     scale[:2, 2] = (np.diag(scale)[:2] - 1) / 2
     a, b = (cv2.resize(gray(frames[i]), small, interpolation=cv2.INTER_AREA) for i in (t, k))
-    x, y = np.meshgrid(np.arange(small[0]), np.arange(small[1]))
-    p = transform(scale, np.stack([x, y], -1).astype(np.float64))
-    there = transform(guess, p)
-    lookup = transform(np.linalg.inv(scale), there).astype(np.float32)
-    inside = (lookup >= 0).all(-1) & (lookup[..., 0] <= small[0] - 1) & (lookup[..., 1] <= small[1] - 1)
-    seen = remap(weight[k][..., None], lookup)[..., 0] > 127
-    if (inside & seen).mean() < 0.1:
+    lookup = _warp_map(np.linalg.inv(scale) @ guess @ scale, small)
+    x, y = lookup[..., 0], lookup[..., 1]
+    usable = (x >= 0) & (x <= small[0] - 1) & (y >= 0) & (y <= small[1] - 1)
+    usable &= remap(weight[k][..., None], lookup)[..., 0] > 127
+    if usable.mean() < 0.1:
         return None
     warped = remap(b[..., None], lookup)[..., 0]
     engine = DisFlow(finest=0 if max(a.shape) <= _SMALL else 1)
-    forth, back = (
-        engine(a, warped, np.zeros((*a.shape, 2), np.float32)),
-        engine(warped, a, np.zeros((*a.shape, 2), np.float32)),
-    )
-    disagreement = np.linalg.norm(forth + remap(back, np.stack([x, y], -1).astype(np.float32) + forth), axis=-1)
-    sure = inside & seen & (weight[t] > 127) & (disagreement < 0.5)
-    rows, columns = np.nonzero(sure)
+    still = np.zeros((*a.shape, 2), np.float32)
+    forth, back = engine(a, warped, still.copy()), engine(warped, a, still)
+    off = forth + remap(back, _warp_map(np.eye(3), small) + forth)
+    usable &= (weight[t] > 127) & (cv2.magnitude(off[..., 0], off[..., 1]) < 0.5)
+    rows, columns = np.nonzero(usable)
     if len(rows) < 100:
         return None
     pick = np.random.default_rng([seed, t, k]).permutation(len(rows))[: 4 * POINTS_PER_LINK]
     rows, columns = rows[pick], columns[pick]
-    aim = np.stack([columns, rows], -1) + forth[rows, columns]
-    _, link, share = _ransac(t, k, p[rows, columns], transform(guess, transform(scale, aim.astype(np.float64))))
+    p = np.stack([columns, rows], -1).astype(np.float64)
+    aim = p + forth[rows, columns]
+    _, link, share = _ransac(t, k, transform(scale, p), transform(guess @ scale, aim))
     return link if share > 0.4 else None
+
+
+def _warp_map(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Where a homography takes every pixel of a picture (width, height): float32 [h, w, 2]."""
+    m = matrix.astype(np.float32)
+    x, y = np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32)[:, None]
+    w = m[2, 0] * x + (m[2, 1] * y + m[2, 2])
+    w[np.abs(w) < 1e-9] = 1e-9
+    return cv2.merge([(m[i, 0] * x + (m[i, 1] * y + m[i, 2])) / w for i in range(2)])
 
 
 def bundle_adjust(
@@ -223,17 +235,18 @@ def bundle_adjust(
             size_px = np.linalg.norm(residual, axis=-1) / pixel
             robust = 1.0 / np.maximum(1.0, size_px / 0.7)
             jacobians = {
-                source: np.einsum("nij,njk->nik", _local(between, p), _generators(p)),
+                source: _local(between, p) @ _generators(p),
                 target: -_generators(there),
             }
             for a, ja in jacobians.items():
                 if a == reference:
                     continue
-                right[8 * column[a] : 8 * column[a] + 8] += np.einsum("nik,ni,n->k", ja, residual, robust)
+                weighted = (ja * robust[:, None, None]).reshape(-1, 8).T
+                right[8 * column[a] : 8 * column[a] + 8] += weighted @ residual.ravel()
                 for b, jb in jacobians.items():
                     if b != reference:
                         key = (column[a], column[b])
-                        blocks[key] = blocks.get(key, 0.0) + np.einsum("nik,nil,n->kl", ja, jb, robust)
+                        blocks[key] = blocks.get(key, 0.0) + weighted @ jb.reshape(-1, 8)
         update = _solve_blocks(blocks, right, len(unknown))
         for t, x in zip(unknown, update, strict=True):
             current[t] = current[t] @ _exponential(x)

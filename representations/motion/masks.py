@@ -11,7 +11,7 @@ import numpy as np
 
 from canon.clip import Clip, check_frame
 from canon.representations.motion.flow import Flow
-from canon.representations.motion.homography import estimate_camera
+from canon.representations.motion.homography import CameraMotion, estimate_camera
 from canon.representations.motion.propagation import (
     box_within,
     enlarge,
@@ -21,10 +21,14 @@ from canon.representations.motion.propagation import (
     read_scribble,
     trim,
 )
-from canon.representations.motion.segmentation import Evidence, gather_evidence, moving_object
+from canon.representations.motion.segmentation import Evidence, gather_evidence, moving_object, unexplained
 from canon.storage import create_array
 
 log = logging.getLogger("canon")
+
+_RESTARTS, _WORTH_IT = 3, 0.99
+_FULL = 0.8
+"""Quantile of the masks' areas at which a search starts again; the largest ones may be spills."""
 
 
 @dataclass(frozen=True)
@@ -134,22 +138,21 @@ def _propagate_with_evidence(clip: Clip, flow: Flow, known: dict[int, np.ndarray
     propagate(clip.frames, flow, known, out)
     if len(clip) < 3:
         return
-    lattice = (flow.forward.shape[2], flow.forward.shape[1])
-    around = np.stack(
-        [cv2.dilate(cv2.resize(m, lattice, interpolation=cv2.INTER_AREA), np.ones((9, 9), np.uint8)) for m in out]
-    )
-    evidence = _evidence(clip, flow, 255 - around, seed)
-    propagate(clip.frames, flow, known, out, evidence)
+    around = np.stack([cv2.dilate(mask, np.ones((9, 9), np.uint8)) for mask in on_lattice(out, flow)])
+    camera = estimate_camera(clip.frames, flow, 255 - around, seed, thorough=False)
+    propagate(clip.frames, flow, known, out, gather_evidence(clip.frames, flow, camera))
 
 
-def _evidence(clip: Clip, flow: Flow, background: np.ndarray, seed: int) -> Evidence:
-    camera = estimate_camera(clip.frames, flow, background, seed)
-    return gather_evidence(clip.frames, flow, camera, None)
+def on_lattice(masks: np.ndarray, flow: Flow) -> np.ndarray:
+    """Masks [T, H, W] on the flow's lattice: uint8 [T, h, w]."""
+    lattice = flow.forward.shape[2], flow.forward.shape[1]
+    return np.stack([cv2.resize(np.asarray(mask), lattice, interpolation=cv2.INTER_AREA) for mask in masks])
 
 
 def _searched(clip: Clip, flow: Flow, folder: Path, seed: int) -> list[LayerMasks]:
     everywhere = np.full((len(clip), *flow.forward.shape[1:3]), 255, np.uint8)
-    evidence = _evidence(clip, flow, everywhere, seed)
+    camera = estimate_camera(clip.frames, flow, everywhere, seed, thorough=False)
+    evidence = gather_evidence(clip.frames, flow, camera)
     clearest = moving_object(evidence)
     if clearest is None:
         log.warning("nothing moves against the background: the clip gets one layer; give masks or a box to have more")
@@ -159,6 +162,7 @@ def _searched(clip: Clip, flow: Flow, folder: Path, seed: int) -> list[LayerMask
     mask = enlarge(trim(cv2.resize(clip.frames[t], lattice, interpolation=cv2.INTER_AREA), rough), clip.size)
     out = create_array(folder / "foreground.npy", clip.frames.shape[:3], np.uint8)
     propagate(clip.frames, flow, {t: mask}, out, evidence, evidence.usual_counts())
+    _complete(clip, flow, camera, evidence, out, folder)
     return [
         LayerMasks(
             "foreground",
@@ -166,3 +170,22 @@ def _searched(clip: Clip, flow: Flow, folder: Path, seed: int) -> list[LayerMask
             f"'foreground': found by its motion, clearest on frame {t}; look at it, and give a mask where it is wrong",
         )
     ]
+
+
+def _complete(clip: Clip, flow: Flow, camera: CameraMotion, evidence: Evidence, out: np.ndarray, folder: Path) -> None:
+    """Start again from a frame where much was found, as often as that leaves less of the clip unexplained.
+
+    What stands still for a while (a bear's legs) is missed on the frames where it stands; a frame where it moves shows
+    it, and from there colour and learnt evidence carry it on. ``out`` [T, H, W] is improved in place.
+    """
+    left = unexplained(clip.frames, camera, on_lattice(out, flow))
+    for _ in range(_RESTARTS):
+        areas = [int((mask > 127).sum()) for mask in out]
+        full = int(np.argsort(areas)[round(_FULL * (len(areas) - 1))])
+        again = create_array(folder / "again.npy", out.shape, np.uint8)
+        propagate(clip.frames, flow, {full: out[full].copy()}, again, evidence)
+        now = unexplained(clip.frames, camera, on_lattice(again, flow))
+        if now > _WORTH_IT * left:
+            break
+        out[:], left = again, now
+    (folder / "again.npy").unlink(missing_ok=True)

@@ -6,6 +6,7 @@ Everything happens on the flow lattice (half size); masks come back at full size
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from canon.coordinates import Size
 from canon.errors import InputError
 from canon.representations.motion.flow import Flow, lattice_positions
 from canon.representations.motion.segmentation import Evidence
+from canon.runtime import map_frames
 from canon.sampling import remap
 from canon.storage import read_image
 
@@ -51,18 +53,21 @@ def propagate(
         learnt = np.mean([evidence.counts(t, small[t]) for t in times], axis=0)
     for t in times:
         out[t] = known[t]
-    for start in times:
-        for direction in (1, -1):
-            mask, t, recent = small[start], start + direction, learnt
-            while 0 <= t < count and t not in known and _nearest(t, times) == start:
-                image = cv2.resize(frames[t], lattice, interpolation=cv2.INTER_AREA)
-                carried = _carry(flow, t, t - direction, mask)
-                score = None if evidence is None else evidence.score(t, 0.5 * (learnt + recent), counts is not None)
-                mask = trim(image, carried, score)
-                if evidence is not None and counts is None:
-                    recent = 0.8 * recent + 0.2 * evidence.counts(t, mask)
-                out[t] = enlarge(mask, (frames.shape[1], frames.shape[2]))
-                t += direction
+
+    def carry_on(start: int, direction: int) -> None:
+        mask, t, recent = small[start], start + direction, learnt
+        while 0 <= t < count and t not in known and _nearest(t, times) == start:
+            image = cv2.resize(frames[t], lattice, interpolation=cv2.INTER_AREA)
+            carried = _carry(flow, t, t - direction, mask)
+            score = None if evidence is None else evidence.score(t, 0.5 * (learnt + recent), counts is not None)
+            mask = trim(image, carried, score)
+            if evidence is not None and counts is None:
+                recent = 0.8 * recent + 0.2 * evidence.counts(t, mask)
+            out[t] = enlarge(mask, (frames.shape[1], frames.shape[2]))
+            t += direction
+
+    runs = [(start, direction) for start in times for direction in (1, -1)]
+    deque(map_frames(lambda run: carry_on(*run), runs), maxlen=0)
 
 
 def _nearest(t: int, times: list[int]) -> int:

@@ -17,6 +17,7 @@ from canon.representations.motion.homography import CameraMotion, transform
 from canon.runtime import map_frames
 
 BINS = 16
+_CLEARLY_DIFFERENT, _CLEARLY_MOVING = 3, 4  # bins of the two cues
 _SMALLEST_SHARE = 0.003
 """A moving region must fill this share of some frame to count as a foreground."""
 
@@ -63,26 +64,47 @@ class Evidence:
         return tables[0][self.difference[t]] + tables[1][self.motion[t]]
 
 
-def gather_evidence(frames: np.ndarray, flow: Flow, camera: CameraMotion, exclude: np.ndarray | None) -> Evidence:
-    """Cues of every frame. ``exclude``: uint8 [T, h, w] lattice masks kept out of the background picture."""
+def gather_evidence(frames: np.ndarray, flow: Flow, camera: CameraMotion) -> Evidence:
+    """Cues of every frame."""
     lattice = flow.forward.shape[2], flow.forward.shape[1]
+    motion = map_frames(lambda t: _residual_motion(flow, camera, t, lattice), range(len(frames)))
+    bins = [np.clip(np.log2(1.0 + 2.0 * pixels) * 3.0, 0, BINS - 1).astype(np.uint8) for pixels in motion]
+    return Evidence(_differences(frames, lattice, camera, None), np.stack(bins))
+
+
+def unexplained(frames: np.ndarray, camera: CameraMotion, masks: np.ndarray) -> float:
+    """What a foreground leaves to be said: its own size, and how much of the rest is not the background's picture.
+
+    Parts of a moving object that the masks miss stay in the picture as ghosts, from which other frames differ.
+
+    Args:
+        frames: uint8 [T, H, W, 3].
+        masks: uint8 [T, h, w] on the flow lattice.
+
+    Returns:
+        Squared :class:`Evidence` bins per pixel; a foreground pixel costs as much as one that is clearly different.
+    """
+    around = np.stack([cv2.dilate(mask, np.ones((5, 5), np.uint8)) for mask in masks])
+    difference = _differences(frames, (masks.shape[2], masks.shape[1]), camera, around)
+    squares = np.minimum(np.arange(BINS), BINS / 2) ** 2
+    return float((squares[difference] * (around < 64)).mean() + _CLEARLY_DIFFERENT**2 * (masks > 127).mean())
+
+
+def _differences(
+    frames: np.ndarray, lattice: tuple[int, int], camera: CameraMotion, exclude: np.ndarray | None
+) -> np.ndarray:
+    """Bins of the difference from the background's picture, uint8 [T, h, w]."""
     to_full = np.diag([float(FLOW_STRIDE), float(FLOW_STRIDE), 1.0])
     to_full[:2, 2] = (FLOW_STRIDE - 1) / 2
     to_lattice = np.linalg.inv(to_full)
     matrices = np.stack([to_lattice @ m @ to_full for m in camera.to_reference])
     mosaic, known, matrices = _mosaic(frames, lattice, matrices, exclude)
 
-    def one(t: int) -> tuple[int, np.ndarray, np.ndarray]:
-        image = _small(frames[t], lattice)
-        difference = _difference(image, mosaic, known, matrices[t])
-        return t, difference, _residual_motion(flow, camera, t, lattice)
+    def one(t: int) -> np.ndarray:
+        difference = _difference(_small(frames[t], lattice), mosaic, known, matrices[t])
+        return np.clip(difference * 40.0, 0, BINS - 1).astype(np.uint8)
 
-    shape = (len(frames), lattice[1], lattice[0])
-    cues = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
-    for t, difference, motion in map_frames(one, range(len(frames))):
-        cues[0][t] = np.clip(difference * 40.0, 0, BINS - 1)
-        cues[1][t] = np.clip(np.log2(1.0 + 2.0 * motion) * 3.0, 0, BINS - 1)
-    return Evidence(*cues)
+    return np.stack(list(map_frames(one, range(len(frames)))))
 
 
 def _small(frame: np.ndarray, lattice: tuple[int, int]) -> np.ndarray:
@@ -156,7 +178,8 @@ def moving_object(evidence: Evidence) -> tuple[int, np.ndarray] | None:
     best: tuple[float, int, np.ndarray] | None = None
     kernel = np.ones((5, 5), np.uint8)
     for t in range(len(evidence.difference)):
-        clear = ((evidence.difference[t] >= 3) & (evidence.motion[t] >= 4)).astype(np.uint8)
+        different, moving = evidence.difference[t] >= _CLEARLY_DIFFERENT, evidence.motion[t] >= _CLEARLY_MOVING
+        clear = (different & moving).astype(np.uint8)
         clear = cv2.morphologyEx(cv2.morphologyEx(clear, cv2.MORPH_CLOSE, kernel), cv2.MORPH_OPEN, kernel)
         count, labels, stats, centres = cv2.connectedComponentsWithStats(clear)
         if count < 2:

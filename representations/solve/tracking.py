@@ -5,6 +5,8 @@ Chained flow drifts; a frame that is registered to what has been seen so far doe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from canon.representations.solve.register import (
     normal_equations,
     visible_nodes,
 )
+from canon.runtime import map_frames
 
 CANVAS_MARGIN = 24
 _STIFF_TO_SOFT = (200.0, 50.0, 10.0)
@@ -49,16 +52,17 @@ def _outward(keyframe: int, present: np.ndarray) -> list[tuple[int, int]]:
     return mixed + longer[min(len(after), len(before)) :]
 
 
-def carried_grid(
+def carried_positions(
     problem: Problem, index: int, t: int, s: int, flow: Flow, pull: float = 20.0, membrane: float = 0.5
-) -> tuple[Tensor, Tensor]:
-    """Grid of frame t from the one of its neighbour s through flow, and its affine reference."""
-    layer = problem.layers[index]
+) -> Tensor | None:
+    """Where the flow takes the nodes of frame t in its neighbour s, [gh, gw, 2]; None where it does not know.
+
+    The motion is continued smoothly to where the layer is hidden.
+    """
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
     positions, sure = carry(problem, index, flow, t, s)
     if float(sure.sum()) < 0.2:
-        return layer.grid[s].clone(), layer.reference[s].clone()
-    # The motion is continued smoothly to where the layer is hidden; the coordinates there are remembered, not invented.
+        return None
     rigid = affine_reference(positions, sure + 1e-6, nodes)
     moved, trust = rigid, sure
     for stiffness in (*_STIFF_TO_SOFT, membrane):
@@ -67,19 +71,41 @@ def carried_grid(
         moved = rigid + solve_scalar_grid(weight, weight * deviation, stiffness, steps=25)[0].permute(1, 2, 0)
         # A patch whose flow departs from what surrounds it (a reflection, a flow gone astray) is left out.
         trust = sure / (1.0 + (positions - moved).square().sum(-1) / _ASTRAY**2).square()
-    grid = sample_grid(layer.grid[s], moved, problem.stride)
-    return grid, affine_reference(grid, visible_nodes(problem, index, t) + 1e-6, nodes)
+    return moved
 
 
-def chain_layer(problem: Problem, index: int, flow: Flow, keyframe: int, scale: float) -> None:
+class Chain:
+    """A layer carried by flow outwards from its keyframe: which frame from which, and where its nodes lie there."""
+
+    def __init__(self, problem: Problem, index: int, flow: Flow, keyframe: int) -> None:
+        self.problem, self.index, self.keyframe = problem, index, keyframe
+        self.pairs = _outward(keyframe, problem.layers[index].present)
+        self.positions = list(map_frames(lambda pair: carried_positions(problem, index, *pair, flow), self.pairs))
+
+    def __iter__(self) -> Iterator[int]:
+        """Give every frame its neighbour's coordinates, as they are by then, and its number."""
+        layer = self.problem.layers[self.index]
+        nodes = grid_nodes(self.problem.size, self.problem.stride, self.problem.device)
+        for (t, s), positions in zip(self.pairs, self.positions, strict=True):
+            if positions is None:
+                layer.grid[t], layer.reference[t] = layer.grid[s], layer.reference[s]
+            else:
+                # Sampled, not invented, where the layer is hidden: its coordinates there are remembered.
+                layer.grid[t] = sample_grid(layer.grid[s], positions, self.problem.stride)
+                seen = visible_nodes(self.problem, self.index, t) + 1e-6
+                layer.reference[t] = affine_reference(layer.grid[t], seen, nodes)
+            yield t
+
+
+def chain_layer(problem: Problem, chain: Chain, scale: float) -> None:
     """Coordinates by flow alone, and the canvas that holds them: sets the layer's grid, reference and canvas size."""
-    layer = problem.layers[index]
+    layer = problem.layers[chain.index]
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
-    layer.grid[keyframe] = nodes
-    layer.reference[keyframe] = nodes
-    for t, s in _outward(keyframe, layer.present):
-        layer.grid[t], layer.reference[t] = carried_grid(problem, index, t, s, flow)
-    place_canvas(problem, index, scale)
+    layer.grid[chain.keyframe] = nodes
+    layer.reference[chain.keyframe] = nodes
+    for _ in chain:
+        pass
+    place_canvas(problem, chain.index, scale)
 
 
 def place_canvas(problem: Problem, index: int, scale: float) -> None:
@@ -103,11 +129,10 @@ def place_canvas(problem: Problem, index: int, scale: float) -> None:
     layer.set_canvas(empty, empty[..., 0])
 
 
-def register_outward(
-    problem: Problem, index: int, flow: Flow, keyframe: int, options: RegisterOptions, levels: tuple[int, ...]
-) -> None:
+def register_outward(problem: Problem, chain: Chain, options: RegisterOptions, levels: tuple[int, ...]) -> None:
     """Second pass over the chain: every frame is carried from its (registered) neighbour, registered to the canvas seen
     so far by one Gauss-Newton step per entry of ``levels``, and added to it."""
+    index = chain.index
     layer = problem.layers[index]
     total = torch.zeros((*layer.canvas_size, 4), device=problem.device)
 
@@ -122,9 +147,8 @@ def register_outward(
         mass = total[..., 3]
         layer.set_canvas(fill_unseen(total[..., :3] / mass.clamp_min(1e-6)[..., None], mass), mass)
 
-    add(keyframe)
-    for t, s in _outward(keyframe, layer.present):
-        layer.grid[t], layer.reference[t] = carried_grid(problem, index, t, s, flow)
+    add(chain.keyframe)
+    for t in chain:
         if not layer.present[t]:
             continue
         carried = layer.grid[t : t + 1].clone()

@@ -15,10 +15,11 @@ from canon.clip import Clip
 from canon.coordinates import pixel_grid
 from canon.errors import InputError
 from canon.representations.motion.flow import Flow, compute_flow, global_shift, load_flow
-from canon.representations.motion.homography import Link, bundle_adjust, estimate_camera, transform
+from canon.representations.motion.homography import CameraMotion, Link, bundle_adjust, estimate_camera, transform
 from canon.representations.motion.masks import LayerMasks, MaskPrompt, check_prompt, resolve_masks
 from canon.representations.motion.propagation import mask_from_box, mask_from_scribble
 from canon.representations.motion.raft import load_raft
+from canon.representations.motion.segmentation import unexplained
 from canon.scenes import Scene, make
 from canon.scenes.textures import photograph
 from canon.storage import write_image
@@ -302,6 +303,23 @@ def test_without_masks_what_moves_is_found(name: str, tmp_path: Path) -> None:
     assert "found by its motion" in found.origin
     assert overlap(found.values, scene).mean() > 0.7
     assert resolved(scene, tmp_path / "off", MaskPrompt(search=False)) == []
+
+
+def test_a_leg_that_stands_still_is_missed_at_a_price(wall: np.ndarray) -> None:
+    """Masks without it leave a ghost in the background's picture; masks that spill pay for their size."""
+    count, half = 16, (SIZE[0] // 2, SIZE[1] // 2)
+    frames = np.stack([wall[: SIZE[0], : SIZE[1]]] * count)
+    whole, torso = np.zeros((count, *half), np.uint8), np.zeros((count, *half), np.uint8)
+    for t in range(count):
+        body, leg = 40 + 6 * t, 60 if t < 10 else 40 + 6 * t
+        for x, rows in ((body, slice(30, 70)), (leg, slice(70, 110))):
+            frames[t, rows, x : x + 40] = 255 - wall[rows, 300:340]
+            whole[t, rows.start // 2 : rows.stop // 2, x // 2 : x // 2 + 20] = 255
+        torso[t, 15:35] = whole[t, 15:35]
+    still = CameraMotion(np.tile(np.eye(3), (count, 1, 1)), 0, np.ones(count))
+    spilled = np.stack([cv2.dilate(mask, np.ones((25, 25), np.uint8)) for mask in whole])
+    right, missed, spilt = (unexplained(frames, still, masks) for masks in (whole, torso, spilled))
+    assert right < 0.8 * min(missed, spilt)
 
 
 @pytest.mark.parametrize("moves", [False, True])
