@@ -87,10 +87,13 @@ def seen_nodes(problem: Problem, index: int, t: int) -> Tensor:
 
 
 def gather(
-    problem: Problem, index: int, t: int, image: Tensor, weight: Tensor
+    problem: Problem, index: int, t: int, image: Tensor, weight: Tensor, level: int = 0
 ) -> tuple[Footprint, Tensor, Tensor] | None:
-    """``image`` [H, W, 3] seen with ``weight`` [H, W] -> colours [h, w, 3] and weights [h, w] in the canvas window."""
-    print_ = footprint(problem, index, t)
+    """``image`` [H, W, 3] seen with ``weight`` [H, W] -> colours [h, w, 3] and weights [h, w] in the canvas window.
+
+    Frame and canvas are those of pyramid level ``level``.
+    """
+    print_ = footprint(problem, index, t, level)
     if print_ is None:
         return None
     packed = torch.cat([image * weight[..., None], weight[..., None]], dim=-1)
@@ -196,12 +199,12 @@ def back_project(problem: Problem, level: int = 0) -> float:
     for layer, total in zip(problem.layers, totals, strict=True):
         update = total[..., :3] / (total[..., 3:] + 0.05)
         if level:
-            update = _enlarge(update, layer.canvas_size, 2**level)
+            update = enlarge(update, layer.canvas_size, 2**level)
         layer.set_canvas((layer.color + update).clamp(0, 1), layer.coverage)
     return float(np.mean(errors))
 
 
-def _enlarge(image: Tensor, size: tuple[int, int], factor: int) -> Tensor:
+def enlarge(image: Tensor, size: tuple[int, int], factor: int) -> Tensor:
     """[h, w, C] at ``factor`` times the size, cut to ``size``."""
     planes = torch.nn.functional.interpolate(
         image.permute(2, 0, 1)[None], scale_factor=factor, mode="bilinear", align_corners=False

@@ -16,6 +16,7 @@ _LIGHT_NODES = 7.5
 """Lighting nodes along the short side of a frame: what varies faster is texture."""
 FAINT_GRADIENT = 0.012
 """Change of brightness (0..1) per half-size pixel at which texture is as good as none."""
+_LEVELS = 5
 UNSEEN = 1e-3
 """Texels whose coverage is not above this were never seen."""
 
@@ -53,6 +54,8 @@ class Layer:
     coverage: Tensor
     lighting: Tensor
     present: np.ndarray
+    stiff: bool = False
+    """Whether it moves as the camera's homographies say, but for little: the background of an atlas."""
     levels: list[Tensor] = field(default_factory=list)
     detail: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """[T] level of detail at which each frame samples the canvas (see :func:`canon.sampling.sample_mip`)."""
@@ -61,13 +64,17 @@ class Layer:
     def canvas_size(self) -> Size:
         return self.color.shape[0], self.color.shape[1]
 
-    def set_canvas(self, color: Tensor, coverage: Tensor, levels: int = 5) -> None:
+    def set_canvas(self, color: Tensor, coverage: Tensor) -> None:
         """Replace the canvas and its pyramid (colour, and whether a texel was ever seen)."""
         self.color, self.coverage = color, coverage
-        known = (coverage > UNSEEN).float()[..., None]
-        self.levels = pyramid(torch.cat([color, known], dim=-1), levels)
+        self.set_levels(color, coverage, 0)
         if not len(self.detail):
             self.detail = np.zeros(len(self.grid))
+
+    def set_levels(self, color: Tensor, coverage: Tensor, level: int) -> None:
+        """Replace the pyramid from one level on, given colour and coverage there."""
+        known = (coverage > UNSEEN).float()[..., None]
+        self.levels[level:] = pyramid(torch.cat([color, known], dim=-1), _LEVELS - level)
 
 
 @dataclass

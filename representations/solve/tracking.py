@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canon.coordinates import grid_nodes, grid_size
+from canon.coordinates import apply_homography, grid_nodes, grid_size
 from canon.grids import sample_grid
 from canon.representations.motion.flow import Flow
-from canon.representations.solve.canvas import fill_unseen, gather, interior
+from canon.representations.motion.homography import CameraMotion
+from canon.representations.solve.canvas import enlarge, fill_unseen, gather, interior
 from canon.representations.solve.grids import solve_scalar_grid
 from canon.representations.solve.layers import Layer, Problem
 from canon.representations.solve.register import (
@@ -42,6 +43,36 @@ def choose_keyframe(areas: np.ndarray) -> int:
     return int(np.argmax(np.where(areas > 0, score, -1.0)))
 
 
+def best_keyframe(problem: Problem, index: int, flow: Flow) -> int:
+    """The frame that most of the layer, in all frames, can be tied to by flow that goes forth and back.
+
+    A frame counts with the layer's area in it (its finest view), times the share of the layer that survives, step by
+    step, on the way to each other frame.
+    """
+    count = problem.count
+    areas, forth, back = np.zeros(count), np.ones(count), np.ones(count)
+
+    def survival(t: int) -> tuple[float, float, float]:
+        seen = problem.weights(t, 1)[index].cpu().numpy()
+        mass = float(seen.sum())
+        shares = [
+            float((seen * (flow.confidence(t, s) > 0.5)).sum()) / mass if 0 <= s < count and mass > 0 else 0.0
+            for s in (t + 1, t - 1)
+        ]
+        return mass, shares[0], shares[1]
+
+    for t, (mass, onward, backward) in enumerate(map_frames(survival, range(count))):
+        areas[t], forth[t], back[t] = mass, onward, backward
+    # Frame t reaches a later k by way of t, t + 1, ... k - 1, and an earlier one by way of t, t - 1, ... k + 1.
+    ways = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(forth, 1e-3)))])
+    ways_back = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(back, 1e-3)))])
+    times = np.arange(count)
+    later = np.exp(np.minimum(ways[:-1][:, None] - ways[:-1][None], 0.0))  # [k, t], for t < k
+    earlier = np.exp(np.minimum(ways_back[1:][None] - ways_back[1:][:, None], 0.0))  # for t > k
+    reach = np.where(times[None] < times[:, None], later, np.where(times[None] > times[:, None], earlier, 1.0))
+    return int(np.argmax(areas * (reach * areas[None]).sum(axis=1)))
+
+
 def _outward(keyframe: int, present: np.ndarray) -> list[tuple[int, int]]:
     """(frame, neighbour already done) pairs from the keyframe outwards, both directions in turn."""
     count = len(present)
@@ -53,17 +84,28 @@ def _outward(keyframe: int, present: np.ndarray) -> list[tuple[int, int]]:
 
 
 def carried_positions(
-    problem: Problem, index: int, t: int, s: int, flow: Flow, pull: float = 20.0, membrane: float = 0.5
+    problem: Problem,
+    index: int,
+    t: int,
+    s: int,
+    flow: Flow,
+    rigid: Tensor | None = None,
+    pull: float = 20.0,
+    membrane: float = 0.5,
 ) -> Tensor | None:
     """Where the flow takes the nodes of frame t in its neighbour s, [gh, gw, 2]; None where it does not know.
 
-    The motion is continued smoothly to where the layer is hidden.
+    The motion is continued smoothly to where the layer is hidden or the flow is not sure of itself.
+
+    Args:
+        rigid: where the nodes go but for bends [gh, gw, 2]; None = the affine motion closest to the flow.
     """
     nodes = grid_nodes(problem.size, problem.stride, problem.device)
     positions, sure = carry(problem, index, flow, t, s)
     if float(sure.sum()) < 0.2:
-        return None
-    rigid = affine_reference(positions, sure + 1e-6, nodes)
+        return rigid
+    if rigid is None:
+        rigid = affine_reference(positions, sure + 1e-6, nodes)
     moved, trust = rigid, sure
     for stiffness in (*_STIFF_TO_SOFT, membrane):
         weight = (pull * trust)[None, None].expand(1, 2, *trust.shape)
@@ -75,12 +117,37 @@ def carried_positions(
 
 
 class Chain:
-    """A layer carried by flow outwards from its keyframe: which frame from which, and where its nodes lie there."""
+    """A layer carried by flow outwards from its keyframe: which frame from which, and where its nodes lie there.
 
-    def __init__(self, problem: Problem, index: int, flow: Flow, keyframe: int) -> None:
-        self.problem, self.index, self.keyframe = problem, index, keyframe
+    With a ``camera``, its homographies say how the layer moves but for bends, also where it is seen in few frames.
+    """
+
+    def __init__(
+        self, problem: Problem, index: int, flow: Flow, keyframe: int, camera: CameraMotion | None = None
+    ) -> None:
+        self.problem, self.index, self.keyframe, self.camera = problem, index, keyframe, camera
         self.pairs = _outward(keyframe, problem.layers[index].present)
-        self.positions = list(map_frames(lambda pair: carried_positions(problem, index, *pair, flow), self.pairs))
+
+        def one(pair: tuple[int, int]) -> Tensor | None:
+            return carried_positions(problem, index, *pair, flow, None if camera is None else self.rigid(*pair))
+
+        self.positions = list(map_frames(one, self.pairs))
+
+    def rigid(self, t: int, s: int) -> Tensor:
+        """Where the camera takes the nodes of frame t in frame s, [gh, gw, 2]."""
+        assert self.camera is not None
+        matrix = np.linalg.inv(self.camera.to_reference[s]) @ self.camera.to_reference[t]
+        nodes = grid_nodes(self.problem.size, self.problem.stride, self.problem.device)
+        return apply_homography(torch.from_numpy(matrix).float().to(nodes.device), nodes.reshape(-1, 2)).view_as(nodes)
+
+    def rest(self) -> None:
+        """Set the layer's coordinates to pixels of the keyframe there, and where the camera takes them elsewhere."""
+        layer = self.problem.layers[self.index]
+        nodes = grid_nodes(self.problem.size, self.problem.stride, self.problem.device)
+        layer.grid[self.keyframe] = layer.reference[self.keyframe] = nodes
+        if self.camera is not None:
+            for t in range(self.problem.count):
+                layer.reference[t] = self.rigid(t, self.keyframe)
 
     def __iter__(self) -> Iterator[int]:
         """Give every frame its neighbour's coordinates, as they are by then, and its number."""
@@ -92,17 +159,15 @@ class Chain:
             else:
                 # Sampled, not invented, where the layer is hidden: its coordinates there are remembered.
                 layer.grid[t] = sample_grid(layer.grid[s], positions, self.problem.stride)
-                seen = visible_nodes(self.problem, self.index, t) + 1e-6
-                layer.reference[t] = affine_reference(layer.grid[t], seen, nodes)
+                if self.camera is None:
+                    seen = visible_nodes(self.problem, self.index, t) + 1e-6
+                    layer.reference[t] = affine_reference(layer.grid[t], seen, nodes)
             yield t
 
 
 def chain_layer(problem: Problem, chain: Chain, scale: float) -> None:
     """Coordinates by flow alone, and the canvas that holds them: sets the layer's grid, reference and canvas size."""
-    layer = problem.layers[chain.index]
-    nodes = grid_nodes(problem.size, problem.stride, problem.device)
-    layer.grid[chain.keyframe] = nodes
-    layer.reference[chain.keyframe] = nodes
+    chain.rest()
     for _ in chain:
         pass
     place_canvas(problem, chain.index, scale)
@@ -132,20 +197,21 @@ def place_canvas(problem: Problem, index: int, scale: float) -> None:
 def register_outward(problem: Problem, chain: Chain, options: RegisterOptions, levels: tuple[int, ...]) -> None:
     """Second pass over the chain: every frame is carried from its (registered) neighbour, registered to the canvas seen
     so far by one Gauss-Newton step per entry of ``levels``, and added to it."""
-    index = chain.index
+    index, base = chain.index, min(levels)
     layer = problem.layers[index]
-    total = torch.zeros((*layer.canvas_size, 4), device=problem.device)
+    # What no step looks at is not made: the canvas that grows is as fine as the finest of them.
+    total = torch.zeros((*layer.levels[base].shape[:2], 4), device=problem.device)
 
     def add(t: int) -> None:
-        seen = interior(problem.weights(t)[index], 1)
-        found = gather(problem, index, t, problem.frame(t) / problem.light(layer, t), seen)
+        seen = interior(problem.weights(t, base)[index], 1)
+        found = gather(problem, index, t, problem.frame(t, base) / problem.light(layer, t, base), seen, base)
         if found is None:
             return
         print_, color, weight = found
         total[print_.rows, print_.columns] *= 1.0 - 0.1 * (weight[..., None] > 0.5)
         total[print_.rows, print_.columns] += torch.cat([color * weight[..., None], weight[..., None]], -1)
         mass = total[..., 3]
-        layer.set_canvas(fill_unseen(total[..., :3] / mass.clamp_min(1e-6)[..., None], mass), mass)
+        layer.set_levels(fill_unseen(total[..., :3] / mass.clamp_min(1e-6)[..., None], mass), mass, base)
 
     add(chain.keyframe)
     for t in chain:
@@ -160,6 +226,10 @@ def register_outward(problem: Problem, chain: Chain, options: RegisterOptions, l
             )
             layer.grid[t] += step[0]
         add(t)
+    if base:
+        known = torch.cat([layer.levels[base][..., :3], total[..., 3:]], dim=-1)
+        whole = enlarge(known, layer.canvas_size, 2**base)
+        layer.set_canvas(whole[..., :3], whole[..., 3])
 
 
 def new_layer(problem: Problem, name: str, present: np.ndarray) -> Layer:

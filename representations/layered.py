@@ -1,0 +1,269 @@
+"""What representations by layers share: options, stages with their cache, the default solver, and baking."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import torch
+
+from canon.clip import Clip
+from canon.coordinates import Size
+from canon.errors import InputError
+from canon.fits import Fit, FitLayer
+from canon.folders import array_digest
+from canon.registry import Progress, Representation
+from canon.representations.motion.flow import Flow, compute_flow, load_flow
+from canon.representations.motion.homography import CameraMotion, estimate_camera
+from canon.representations.motion.masks import LayerMasks, MaskPrompt, check_prompt, resolve_masks
+from canon.representations.motion.raft import load_raft
+from canon.representations.solve.filling import fill_holes, looked_at
+from canon.representations.solve.layers import Problem, light_stride
+from canon.representations.solve.refinement import Step, refine, resting_problem, save_state, saved
+from canon.representations.workspace import Workspace
+from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
+
+_SHARES = {"flow": 0.05, "masks": 0.05, "camera": 0.05, "layers": 0.2, "refine": 0.6, "bake": 0.05}
+_SEEN = 0.02  # coverage from which a texel counts as seen
+
+PRESETS = ("fast", "balanced", "quality")
+SOLVERS = ("default", "neural")
+
+
+@dataclass
+class LayeredConfig:
+    """Layers, each one canvas that is moved over the frames by control grids."""
+
+    preset: str = "balanced"
+    """How much work to spend: fast, balanced or quality."""
+    solver: str = "default"
+    """default: motion first, closed form; neural: networks trained as published (slow)."""
+    box: tuple[int, int, int, int] | None = None
+    """Foreground on --prompt-frame as x y width height in pixels, when there are no masks."""
+    scribble: Path | None = None
+    """Image of --prompt-frame's size: white on the foreground, black off it, gray where unknown."""
+    prompt_frame: int = 0
+    """Frame that --box or --scribble belongs to."""
+    search: bool = True
+    """Without masks, box and scribble: look for what moves; otherwise the clip gets one layer."""
+    raft: Path | None = None
+    """Weights of torchvision's RAFT (.safetensors or .pth) to find optical flow with; none takes OpenCV's DIS."""
+    lighting: bool = True
+    """Fit a smooth, bounded, multiplicative lighting per layer and frame."""
+    stride: int = 0
+    """Pixels between the control nodes of the coordinates; 0 chooses by preset (fast 6, above 640 pixels 8; else 4)."""
+    canvas_scale: float = 0.0
+    """Canvas texels per pixel; 0 chooses 1.5 for what moves and 1.25 to 1.5 behind (fast: 1, 1 to 1.5)."""
+    minutes: float = 10.0
+    """Neural solver: stop after this many minutes; 0 = no limit."""
+
+    def node_distance(self, size: Size) -> int:
+        """The stride that is used for frames of a size (height, width)."""
+        if self.stride:
+            return self.stride
+        return 4 if self.preset != "fast" else 6 if max(size) <= 640 else 8
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (("preset", self.preset, PRESETS), ("solver", self.solver, SOLVERS)):
+            if value not in allowed:
+                raise InputError(f"The {name} '{value}' is not known; choose one of {', '.join(allowed)}.")
+        if self.stride and not 2 <= self.stride <= 64:
+            raise InputError(f"The stride {self.stride} is out of range; choose 2 to 64 pixels, or 0 for automatic.")
+        if self.canvas_scale and not 0.1 <= self.canvas_scale <= 8:
+            raise InputError(
+                f"The canvas scale {self.canvas_scale} is out of range; choose 0.1 to 8, or 0 for automatic."
+            )
+        if self.minutes < 0:
+            raise InputError("Minutes must be at least 0.")
+
+
+@dataclass
+class Job:
+    """One fit while it is being made: what all its stages need."""
+
+    clip: Clip
+    config: Any
+    flow: Flow
+    masks: list[LayerMasks]
+    work: Workspace
+    device: torch.device
+    seed: int
+    clock: Clock
+
+
+class Layered(Representation):
+    """Flow, masks, first coordinates, refinement, baking; a representation says how the first coordinates are found."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    """Changes when the same input gives another result, so that no stale stage is taken up."""
+    schedules: ClassVar[Mapping[str, list[Step]]]
+    """What the refinement does, by preset."""
+    stiff_background: ClassVar[bool]
+    """See :attr:`canon.representations.solve.layers.Layer.stiff`."""
+
+    @abstractmethod
+    def start(self, job: Job, problem: Problem, camera: CameraMotion) -> None:
+        """Give a resting problem its first coordinates and canvases."""
+
+    @abstractmethod
+    def train(self, job: Job) -> tuple[list[FitLayer], dict[str, Any]]:
+        """``solver="neural"``: the layers, baked, and what is worth telling of the training."""
+
+    def fit(
+        self, clip: Clip, config: Any, *, workspace: Path, device: torch.device, seed: int, progress: Progress
+    ) -> Fit:
+        """See :meth:`canon.registry.Representation.fit`."""
+        check_prompt(clip, _prompt(config))
+        raft = None if config.raft is None else load_raft(config.raft, device)
+        weights = "" if config.raft is None else file_digest(config.raft)
+        work = Workspace(workspace, clip.content_hash, self.version, seed, weights)
+        clock = Clock(progress)
+        with clock.stage("flow"):
+            flow = work.run(work.stage("flow"), lambda path: compute_flow(clip.frames, path, raft), load_flow)
+        with clock.stage("masks"):
+            masks = _masks(clip, flow, config, work, seed)
+        job = Job(clip, config, flow, masks, work, device, seed, clock)
+        if config.solver == "neural":
+            with clock.stage("refine"):
+                layers, told = self.train(job)
+            return self._finish(job, layers, told)
+        with clock.stage("camera"):
+            camera = find_camera(job)
+        problem = self._solve(job, camera)
+        with clock.stage("bake"):
+            return self._finish(job, bake(problem, seed), {})
+
+    def _solve(self, job: Job, camera: CameraMotion) -> Problem:
+        clip, config = job.clip, job.config
+        settings = {f.name: str(getattr(config, f.name)) for f in fields(config)}
+        path = job.work.stage("solve", self.name, digests(job.masks), settings)
+        with job.clock.stage("layers"):
+            stride = config.node_distance(clip.size)
+            problem = resting_problem(clip.frames, job.masks, stride, job.device, self.stiff_background)
+            if not saved(path):
+                self.start(job, problem, camera)
+                save_state(problem, path, 0)
+        with job.clock.stage("refine"):
+            refine(
+                problem,
+                job.masks,
+                job.flow,
+                self.schedules[config.preset],
+                config.lighting,
+                path,
+                lambda done, psnr: job.clock.report("refine", done, {} if psnr is None else {"psnr": psnr}),
+            )
+        return problem
+
+    def _finish(self, job: Job, layers: list[FitLayer], told: dict[str, Any]) -> Fit:
+        settings = {f.name: getattr(job.config, f.name) for f in fields(job.config)}
+        plain = {
+            name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for name, value in settings.items()
+        }
+        stats = {"seconds": job.clock.seconds, "masks": [mask.origin for mask in job.masks], **told}
+        size = job.clip.size
+        return Fit(job.clip, self.name, plain, layers, job.config.node_distance(size), light_stride(size), stats)
+
+
+def _masks(clip: Clip, flow: Flow, config: LayeredConfig, work: Workspace, seed: int) -> list[LayerMasks]:
+    prompt = _prompt(config)
+    scribble = file_digest(config.scribble) if config.scribble is not None and config.scribble.is_file() else ""
+    path = work.stage("masks", {**asdict(prompt), "scribble": scribble})
+
+    def build(folder: Path) -> list[LayerMasks]:
+        found = resolve_masks(clip, flow, prompt, folder, seed)
+        write_yaml(
+            folder / "masks.yaml",
+            {"layers": [{"name": m.name, "origin": m.origin, "matte": m.matte} for m in found]},
+        )
+        return found
+
+    def load(folder: Path) -> list[LayerMasks]:
+        listed = read_yaml(folder / "masks.yaml")["layers"]
+        return [LayerMasks(m["name"], open_array(folder / f"{m['name']}.npy"), m["origin"], m["matte"]) for m in listed]
+
+    return work.run(path, build, load)
+
+
+def _prompt(config: LayeredConfig) -> MaskPrompt:
+    return MaskPrompt(config.prompt_frame, config.box, config.scribble, config.search)
+
+
+class Clock:
+    """Seconds per stage, and progress as one share of the whole."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        self._before = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.report(name, 0.0, {})
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begin, 3)
+        self._before += _SHARES[name]
+
+    def report(self, name: str, done: float, figures: Mapping[str, float]) -> None:
+        self.progress(name, self._before + _SHARES[name] * done, figures)
+
+
+def digests(masks: list[LayerMasks]) -> list[list[str]]:
+    """What later stages know of the masks: their names and contents."""
+    return [[mask.name, array_digest(mask.values), str(mask.matte)] for mask in masks]
+
+
+def find_camera(job: Job) -> CameraMotion:
+    """The camera's motion, by what is left of the frames beside the masks."""
+    clip, flow = job.clip, job.flow
+
+    def build(path: Path) -> CameraMotion:
+        lattice = (flow.forward.shape[2], flow.forward.shape[1])
+        free = np.full((len(clip), lattice[1], lattice[0]), 255, np.uint8)
+        kernel = np.ones((9, 9), np.uint8)
+        for mask in job.masks:
+            for t in range(len(clip)):
+                small = cv2.resize(np.ascontiguousarray(mask.values[t]), lattice, interpolation=cv2.INTER_AREA)
+                free[t] = np.minimum(free[t], 255 - cv2.dilate(small, kernel))
+        camera = estimate_camera(clip.frames, flow, free, job.seed)
+        arrays = {
+            "to_reference": camera.to_reference,
+            "inliers": camera.inliers,
+            "reference": np.array([camera.reference]),
+        }
+        write_arrays(path / "camera.safetensors", arrays)
+        return camera
+
+    def load(path: Path) -> CameraMotion:
+        arrays = open_arrays(path / "camera.safetensors")
+        return CameraMotion(np.array(arrays["to_reference"]), int(arrays["reference"][0]), np.array(arrays["inliers"]))
+
+    return job.work.run(job.work.stage("camera", digests(job.masks)), build, load)
+
+
+def bake(problem: Problem, seed: int) -> list[FitLayer]:
+    """The solved layers as a fit stores them; what no frame shows of the background is filled and marked as such."""
+    baked = []
+    for i, layer in enumerate(problem.layers):
+        grid = layer.grid.cpu().numpy()
+        color = layer.color.cpu().numpy()
+        seen = layer.coverage.cpu().numpy() > _SEEN
+        coverage = seen.astype(np.float32)
+        opaque = i == len(problem.layers) - 1
+        if opaque:
+            hole = looked_at(grid, layer.canvas_size) & ~seen
+            color = fill_holes(color, seen, hole, seed)
+            coverage[hole] = 0.5
+        opacity = None if opaque else problem.opacity[i]
+        baked.append(FitLayer(layer.name, color, coverage, grid, layer.lighting.cpu().numpy(), opacity))
+    return baked
