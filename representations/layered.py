@@ -106,8 +106,6 @@ class Layered(Representation):
     """Changes when the same input gives another result, so that no stale stage is taken up."""
     schedules: ClassVar[Mapping[str, list[Step]]]
     """What the refinement does, by preset."""
-    stiff_background: ClassVar[bool]
-    """See :attr:`canon.representations.solve.layers.Layer.stiff`."""
 
     @abstractmethod
     def start(self, job: Job, problem: Problem, camera: CameraMotion) -> None:
@@ -147,7 +145,7 @@ class Layered(Representation):
         path = job.work.stage("solve", self.name, digests(job.masks), settings)
         with job.clock.stage("layers"):
             stride = config.node_distance(clip.size)
-            problem = resting_problem(clip.frames, job.masks, stride, job.device, self.stiff_background)
+            problem = resting_problem(clip.frames, job.masks, stride, job.device)
             if not saved(path):
                 self.start(job, problem, camera)
                 save_state(problem, path, 0)

@@ -19,7 +19,7 @@ class Atlas(Layered):
 
     Config = AtlasConfig
     name, version = "atlas", 7
-    schedules, stiff_background = SCHEDULES, True
+    schedules = SCHEDULES
 
     def start(self, job: Job, problem: Problem, camera: CameraMotion) -> None:
         """See :meth:`Layered.start`."""

@@ -23,7 +23,7 @@ class Codef(Layered):
 
     Config = CodefConfig
     name, version = "codef", 1
-    schedules, stiff_background = CHAINED_SCHEDULES, False
+    schedules = CHAINED_SCHEDULES
 
     def start(self, job: Job, problem: Problem, camera: CameraMotion) -> None:
         """See :meth:`Layered.start`."""

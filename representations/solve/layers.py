@@ -54,8 +54,6 @@ class Layer:
     coverage: Tensor
     lighting: Tensor
     present: np.ndarray
-    stiff: bool = False
-    """Whether it moves as the camera's homographies say, but for little: the background of an atlas."""
     levels: list[Tensor] = field(default_factory=list)
     detail: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """[T] level of detail at which each frame samples the canvas (see :func:`canon.sampling.sample_mip`)."""

@@ -184,13 +184,10 @@ def _tensor(array: np.ndarray, problem: Problem) -> Tensor:
     return torch.from_numpy(np.array(array)).to(problem.device)
 
 
-def resting_problem(
-    frames: np.ndarray, masks: list[LayerMasks], stride: int, device: torch.device, stiff_background: bool
-) -> Problem:
+def resting_problem(frames: np.ndarray, masks: list[LayerMasks], stride: int, device: torch.device) -> Problem:
     """A problem whose layers are at rest: to place, or to :func:`restore` into."""
     problem = Problem(frames, [], [mask.values for mask in masks], stride, device)
     for mask in masks:
         problem.layers.append(new_layer(problem, mask.name, layer_areas(mask.values) >= _SEEN_PIXELS))
     problem.layers.append(new_layer(problem, BACKGROUND, np.ones(len(frames), bool)))
-    problem.layers[-1].stiff = stiff_background
     return problem

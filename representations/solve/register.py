@@ -95,8 +95,8 @@ def _steps(
     matrix[:, 0] += pull
     matrix[:, 2] += pull
     right += pull[:, None] * (reference - grid).permute(0, 3, 1, 2)
-    # It has the camera: neighbour flow would only bring in the errors of fast pans.
-    if layer.stiff:
+    # The background has its camera: neighbour flow would only bring in the errors of fast pans.
+    if layer is problem.layers[-1]:
         return grid_step(grid, reference, matrix, right, None, options, level)
     targets = None if flow is None else flow_targets(problem, layer, flow, times)
     return grid_step(grid, reference, matrix, right, targets, replace(options, rough=0.0), level)

@@ -31,6 +31,8 @@ from canon.runtime import map_frames
 CANVAS_MARGIN = 24
 _STIFF_TO_SOFT = (200.0, 50.0, 10.0)
 _ASTRAY = 1.0  # pixels per frame
+_SHAKE = 0.3
+"""Pixels per frame by which flow may depart from a camera's homography before it is half believed."""
 
 
 def choose_keyframe(areas: np.ndarray) -> int:
@@ -104,6 +106,7 @@ def carried_positions(
     positions, sure = carry(problem, index, flow, t, s)
     if float(sure.sum()) < 0.2:
         return rigid
+    camera = rigid is not None
     if rigid is None:
         rigid = affine_reference(positions, sure + 1e-6, nodes)
     moved, trust = rigid, sure
@@ -113,7 +116,11 @@ def carried_positions(
         moved = rigid + solve_scalar_grid(weight, weight * deviation, stiffness, steps=25)[0].permute(1, 2, 0)
         # A patch whose flow departs from what surrounds it (a reflection, a flow gone astray) is left out.
         trust = sure / (1.0 + (positions - moved).square().sum(-1) / _ASTRAY**2).square()
-    return moved
+    if not camera:
+        return moved
+    bend = moved - rigid
+    size = bend.square().sum(-1, keepdim=True)
+    return rigid + bend * (size / (size + _SHAKE**2))
 
 
 class Chain:
