@@ -16,14 +16,16 @@ from canon.clip import Clip
 from canon.coordinates import from_square, pixel_grid, to_square
 from canon.errors import InputError
 from canon.fits import Fit
-from canon.representations.atlas.neural import NeuralOptions, NeuralResult, solve_neural
+from canon.representations.atlas.neural import NeuralOptions, solve_neural
 from canon.representations.atlas.neural import losses as L
-from canon.representations.atlas.neural.baking import bake_opacity
-from canon.representations.atlas.neural.networks import AtlasNetworks, atlas_cells, contributions, in_chunks
-from canon.representations.atlas.neural.samples import BACKWARD, BASE, FORWARD, Sampler, frame_points
-from canon.representations.atlas.neural.solver import Trainer
+from canon.representations.atlas.neural.networks import AtlasNetworks, atlas_cells, contributions
+from canon.representations.atlas.neural.solver import AtlasTrainer
 from canon.representations.fields.mlp import MLP, positional_encoding
 from canon.representations.motion.flow import Flow, compute_flow
+from canon.representations.neural.baking import bake_opacity
+from canon.representations.neural.evaluation import in_chunks
+from canon.representations.neural.samples import BACKWARD, BASE, FORWARD, Sampler, frame_points
+from canon.representations.neural.training import NeuralResult
 from canon.representations.solve.layers import light_stride
 from canon.scenes import make
 
@@ -63,12 +65,12 @@ def solve(
 
 
 @pytest.fixture(scope="module")
-def solved(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tuple[NeuralResult, Trainer]:
+def solved(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tuple[NeuralResult, AtlasTrainer]:
     """A run of some hundred steps, and its networks."""
     folder = tmp_path_factory.mktemp("run")
     result = solve(material, folder, SMALL)
     sampler = Sampler(material.frames, [m for _, m in material.masks], material.flow, folder, CPU, 0)
-    return result, Trainer(sampler, SMALL, folder)
+    return result, AtlasTrainer(sampler, SMALL, folder)
 
 
 def shifting_clip(size: tuple[int, int], speed: tuple[float, float], count: int = 4) -> tuple[np.ndarray, Flow]:
@@ -202,7 +204,7 @@ def test_contributions_sum_to_one() -> None:
 def test_gradients_reach_every_network(material: Material, tmp_path: Path) -> None:
     mask = material.masks[0][1]
     sampler = Sampler(material.frames, [mask // 2, mask], material.flow, tmp_path, CPU, 0)
-    trainer = Trainer(sampler, dataclasses.replace(TINY, pretraining=0), tmp_path)
+    trainer = AtlasTrainer(sampler, dataclasses.replace(TINY, pretraining=0), tmp_path)
     names = [name for name, _ in trainer.run.networks.named_parameters()]
     assert {name.rsplit(".layers", 1)[0] for name in names} == {
         "mappings.0", "mappings.1", "mappings.2", "opacities.0", "opacities.1", "atlas",
@@ -228,7 +230,7 @@ def test_parts_of_a_step_add_up(material: Material, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_losses_fall_and_psnr_rises(solved: tuple[NeuralResult, Trainer]) -> None:
+def test_losses_fall_and_psnr_rises(solved: tuple[NeuralResult, AtlasTrainer]) -> None:
     curve = solved[0].curve
     seconds, steps, psnr, loss = zip(*curve, strict=True)
     assert steps[0] == 1 and steps[-1] == SMALL.steps and list(steps) == sorted(steps)
@@ -244,7 +246,7 @@ def as_fit(result: NeuralResult, frames: np.ndarray, cache: Path) -> Fit:
 
 @pytest.mark.slow
 def test_baked_layers_show_what_the_networks_render(
-    solved: tuple[NeuralResult, Trainer], material: Material, tmp_path: Path
+    solved: tuple[NeuralResult, AtlasTrainer], material: Material, tmp_path: Path
 ) -> None:
     result, trainer = solved
     fit = as_fit(result, material.frames, tmp_path)
@@ -252,7 +254,7 @@ def test_baked_layers_show_what_the_networks_render(
     errors = []
     for t in range(COUNT):
         points = frame_points(pixel_grid(SIZE), t, SIZE, COUNT)
-        drawn = in_chunks(trainer.run.networks.render, points).numpy()
+        drawn = in_chunks(trainer.networks.render, points).numpy()
         errors.append(np.square(fit.reconstruct(t) - drawn).mean())
         for name in fit.layers:
             assert 0.7 < fit.texels(t, name) < 1.4
@@ -262,7 +264,7 @@ def test_baked_layers_show_what_the_networks_render(
 
 
 @pytest.mark.slow
-def test_coverage_is_where_frames_look(solved: tuple[NeuralResult, Trainer], material: Material) -> None:
+def test_coverage_is_where_frames_look(solved: tuple[NeuralResult, AtlasTrainer], material: Material) -> None:
     front, back = solved[0].layers
     assert front.opacity is not None
     mask = material.masks[0][1]
@@ -276,8 +278,8 @@ def test_coverage_is_where_frames_look(solved: tuple[NeuralResult, Trainer], mat
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_the_coarse_look_up_of_opacity_misses_nothing(solved: tuple[NeuralResult, Trainer], trained: bool) -> None:
-    networks = solved[1].run.networks if trained else AtlasNetworks(2, SMALL, 1)
+def test_the_coarse_look_up_of_opacity_misses_nothing(solved: tuple[NeuralResult, AtlasTrainer], trained: bool) -> None:
+    networks = solved[1].networks if trained else AtlasNetworks(2, SMALL, 1)
     fast = bake_opacity(networks, (COUNT, *SIZE), 2)
     asked = in_chunks(lambda p: networks.opacity(p).T, frame_points(pixel_grid(SIZE), 2, SIZE, COUNT))
     plain = ((asked - 0.05) / 0.9).clamp(0, 1).permute(2, 0, 1) * 255

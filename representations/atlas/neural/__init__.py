@@ -5,6 +5,6 @@ are trained at once on random pixels. Slow, and kept for fidelity and as the bas
 """
 
 from canon.representations.atlas.neural.options import NeuralOptions
-from canon.representations.atlas.neural.solver import NeuralResult, solve_neural
+from canon.representations.atlas.neural.solver import solve_neural
 
-__all__ = ["NeuralOptions", "NeuralResult", "solve_neural"]
+__all__ = ["NeuralOptions", "solve_neural"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from canon.representations.atlas.neural.networks import AtlasNetworks, contributions
 from canon.representations.atlas.neural.options import NeuralOptions
-from canon.representations.atlas.neural.samples import (
+from canon.representations.neural.samples import (
     BACKWARD,
     BASE,
     DOWN,

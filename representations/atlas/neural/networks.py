@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from canon.representations.atlas.neural.options import NeuralOptions
 from canon.representations.fields.mlp import MLP
-from canon.runtime import map_frames
 
-_CHUNK, _CORE_CHUNK = 1 << 16, 1 << 12
-"""Points that go through a network at once where no gradient is needed: on a GPU, and on one core of the CPU."""
 _SKIPS = (4, 7)
 _INPUTS = 3  # x, y, t
 
@@ -99,17 +94,3 @@ def _cells_a_side(layers: int) -> int:
     while side * side < layers:
         side += 1
     return side
-
-
-def in_chunks(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    """``function`` of points [..., D], a part at a time and without gradients: [..., C]."""
-    on_cores = points.device.type == "cpu"
-
-    def one(part: Tensor) -> Tensor:
-        # Whether gradients are kept is a setting of each thread.
-        with torch.no_grad():
-            return function(part)
-
-    parts = points.reshape(-1, points.shape[-1]).split(_CORE_CHUNK if on_cores else _CHUNK)
-    found = torch.cat(list(map_frames(one, parts) if on_cores and len(parts) > 1 else map(one, parts)))
-    return found.reshape(*points.shape[:-1], *found.shape[1:])

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from canon.errors import InputError
+from canon.representations.neural.training import TrainingOptions
 
 
 @dataclass(frozen=True)
-class NeuralOptions:
-    """Layered Neural Atlases; the weights, widths and depths are the published ones, the lengths of the run are not."""
+class NeuralOptions(TrainingOptions):
+    """Layered Neural Atlases; the weights, widths and depths are the published ones, the lengths of the run are not.
 
-    steps: int = 100_000
-    """Training steps; published: 300,000 to 400,000."""
-    minutes: float | None = 10.0
-    """Training stops after so many minutes, interruptions not counted; None = only after all steps, as published."""
-    batch: int = 10_000
-    """Random pixels per step; a step costs about 3 s on 2 CPU cores, and a tenth of that with a tenth of the pixels."""
-    learning_rate: float = 1e-4
-    """Of Adam."""
+    Published: 300,000 to 400,000 steps of 10,000 pixels, pretraining of 100 steps a frame at 1e-4. A step costs about
+    3 s on 2 CPU cores, and a tenth of that with a tenth of the pixels.
+    """
+
     pretraining: int = 400
-    """Steps that first fit the mappings to uv = 0.8 xy; published: 100 for every frame."""
-    pretraining_rate: float = 1e-3
-    """Learning rate of the pretraining; published: 1e-4, for several thousand steps."""
+    """Steps that first fit the mappings to uv = 0.8 xy."""
     mapping_scale: float = 0.8
     """Share of the atlas that the frame spans at the start."""
     rgb: float = 5000.0
@@ -63,23 +59,15 @@ class NeuralOptions:
     """Linear layers of the atlas network; the input joins again before layers 4 and 7."""
     atlas_bands: int = 10
     """Frequency bands of the atlas network."""
-    canvas_limit: int = 4096
-    """Largest side of a baked canvas, in texels."""
-    checkpoint_seconds: float = 30.0
-    """Seconds between checkpoints; 0 = every step."""
-    record_seconds: float = 5.0
-    """Seconds between points of the PSNR curve; 0 = every step."""
+
+    least: ClassVar[dict[str, int]] = {
+        **TrainingOptions.least,
+        **dict.fromkeys(("batch", "width", "foreground_depth", "background_depth", "opacity_depth", "atlas_depth"), 1),
+        **dict.fromkeys(("opacity_bands", "atlas_bands"), 0),
+    }
+    positive: ClassVar[tuple[str, ...]] = (*TrainingOptions.positive, "mapping_scale", "global_distance")
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch": 1, "pretraining": 0, "width": 1, "canvas_limit": 16, "opacity_bands": 0}
-        depths = dict.fromkeys(("foreground_depth", "background_depth", "opacity_depth", "atlas_depth"), 1)
-        for name, low in {**least, **depths, "atlas_bands": 0}.items():
-            if getattr(self, name) < low:
-                raise InputError(f"The neural solver's {name} is {getattr(self, name)}; give at least {low}.")
-        for name in ("learning_rate", "pretraining_rate", "mapping_scale", "global_distance"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"The neural solver's {name} is {getattr(self, name)}; give a number above 0.")
+        super().__post_init__()
         if not self.mapping_scale <= 0.95:
             raise InputError(f"The neural solver's mapping_scale is {self.mapping_scale}; give at most 0.95.")
-        if self.minutes is not None and not self.minutes > 0:
-            raise InputError(f"The neural solver's minutes is {self.minutes}; give a number above 0, or None.")

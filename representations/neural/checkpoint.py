@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from canon.errors import InputError
-from canon.representations.atlas.neural.networks import AtlasNetworks
 from canon.storage import open_arrays, write_arrays, write_json
 
 RECORD = "neural.json"
@@ -30,7 +29,7 @@ class Run:
         curve: (seconds, step without pretraining, PSNR in dB, loss).
     """
 
-    networks: AtlasNetworks
+    networks: nn.Module
     optimiser: torch.optim.Adam
     step: int = 0
     seconds: float = 0.0

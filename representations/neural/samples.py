@@ -85,7 +85,11 @@ class Sampler:
         return np.random.default_rng((self.seed & 0xFFFFFFFF, *key))
 
     def pixels(self, generator: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Frames, columns and rows of random pixels, int64 [B] each."""
+        """Frames, columns and rows of random pixels, int64 [B] each; with no ``batch``, those of one whole frame."""
+        if not batch:
+            area = self.size[0] * self.size[1]
+            y, x = np.divmod(np.arange(area), self.size[1])
+            return np.full(area, generator.integers(0, self.count)), x, y
         flat = generator.integers(0, self.count * self.size[0] * self.size[1], batch)
         t, y, x = np.unravel_index(flat, (self.count, *self.size))
         return t, x, y
@@ -103,6 +107,7 @@ class Sampler:
         """The samples of a step.
 
         Args:
+            batch: number of pixels; 0 = one whole frame.
             far: distance of the far points in pixels; None = without them.
         """
         t, x, y = self.pixels(self.generator(step), batch)
@@ -120,9 +125,9 @@ class Sampler:
         return Samples(
             frame_points(stacked[..., :2], stacked[..., 2], self.size, self.count),
             self.tensor(np.stack(colours)) / 255.0,
-            self.tensor(np.stack(masks) if masks else np.zeros((0, batch))) / 255.0,
+            self.tensor(np.stack(masks) if masks else np.zeros((0, len(t)))) / 255.0,
             self.tensor(confidence),
-            (batch, float(confidence.sum())),
+            (len(t), float(confidence.sum())),
         )
 
     def _along_flow(

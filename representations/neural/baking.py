@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from canon.coordinates import Size, grid_nodes, grid_size, grid_to_pixels, pixel_grid, pixels_to_grid
 from canon.fits import FitLayer
 from canon.grids import texels_per_pixel
-from canon.representations.atlas.neural.networks import AtlasNetworks, in_chunks
-from canon.representations.atlas.neural.options import NeuralOptions
-from canon.representations.atlas.neural.samples import frame_points, fresh_array
+from canon.representations.neural.evaluation import in_chunks
+from canon.representations.neural.samples import frame_points, fresh_array
 from canon.representations.solve.layers import light_stride
 from canon.sampling import splat_plain
 
@@ -30,12 +30,39 @@ _SEEN = 0.02
 Shape = tuple[int, int, int]
 
 
+class LayerNetworks(Protocol):
+    """What can be baked: layers, front to back, at points (x, y, t); see :func:`frame_points`."""
+
+    @property
+    def count(self) -> int:
+        """Number of layers."""
+
+    def uv(self, layer: int, points: Tensor) -> Tensor:
+        """Position on the layer, [..., 3] -> [..., 2]."""
+
+    def opacity(self, points: Tensor) -> Tensor:
+        """Stick-breaking opacity of all layers but the last, [..., 3] -> [N - 1, ...]."""
+
+    def colour(self, layer: int, uv: Tensor) -> Tensor:
+        """Colour of a layer at its own positions, [..., 2] -> [..., 3] in 0..1."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of the torch module that it is."""
+
+
+def parameter_device(networks: LayerNetworks) -> torch.device:
+    """Where networks live."""
+    return next(networks.parameters()).device
+
+
 def bake_layers(
-    networks: AtlasNetworks,
+    networks: LayerNetworks,
     names: Sequence[str],
     shape: Shape,
     stride: int,
-    options: NeuralOptions,
+    unit: float,
+    limit: int,
+    masks: Sequence[np.ndarray] | None,
     folder: Path,
     progress: Callable[[float], None],
 ) -> list[FitLayer]:
@@ -48,17 +75,21 @@ def bake_layers(
         names: of the layers, front to back.
         shape: (T, H, W).
         stride: pixels between control nodes.
+        unit: pixels per unit of uv, about.
+        limit: largest side of a canvas, in texels.
+        masks: stick-breaking opacity, uint8 [T, H, W] per layer but the last; None = what the networks say.
         folder: where opacity is kept, memory-mapped.
         progress: called with the share that is done.
     """
     count, size = shape[0], (shape[1], shape[2])
-    device = networks.centres.device
+    device = parameter_device(networks)
     opacity = [fresh_array(folder / f"opacity-{k}.npy", shape) for k in range(len(names) - 1)]
     nodes = grid_nodes(size, stride, device)
     grids = [np.empty((count, *nodes.shape), np.float32) for _ in names]
     for t in range(count):
-        for plane, found in zip(opacity, bake_opacity(networks, shape, t), strict=True):
-            plane[t] = found
+        found = bake_opacity(networks, shape, t) if masks is None else [mask[t] for mask in masks]
+        for plane, values in zip(opacity, found, strict=True):
+            plane[t] = values
         points = frame_points(nodes, t, size, count)
         for k, grid in enumerate(grids):
             grid[t] = in_chunks(lambda p, k=k: networks.uv(k, p), points).cpu().numpy()  # type: ignore[misc]
@@ -66,19 +97,19 @@ def bake_layers(
     light = np.ones((count, *grid_size(size, light_stride(size)), 3), np.float32)
     layers = []
     for k, name in enumerate(names):
-        color, coverage = _bake_canvas(networks, _View(grids[k], opacity, k, size, stride), options)
+        color, coverage = _bake_canvas(networks, _View(grids[k], opacity, k, size, stride), unit, limit)
         layers.append(FitLayer(name, color, coverage, grids[k], light, opacity[k] if k < len(opacity) else None))
         progress(0.6 + 0.4 * (k + 1) / len(names))
     return layers
 
 
-def bake_opacity(networks: AtlasNetworks, shape: Shape, t: int) -> np.ndarray:
+def bake_opacity(networks: LayerNetworks, shape: Shape, t: int) -> np.ndarray:
     """Stick-breaking opacity of frame ``t``, uint8 [N - 1, H, W], snapped near 0 and 1.
 
     Looked up on a coarse lattice first; every pixel is where the lattice's neighbours are not all 0 or all 1.
     """
     count, size = shape[0], (shape[1], shape[2])
-    device = networks.centres.device
+    device = parameter_device(networks)
     if networks.count == 1:
         return np.zeros((0, *size), np.uint8)
 
@@ -134,12 +165,11 @@ class _View:
         return grid_to_pixels(planes, self.size, self.stride)[0].permute(1, 2, 0)
 
 
-def _bake_canvas(networks: AtlasNetworks, view: _View, options: NeuralOptions) -> tuple[np.ndarray, np.ndarray]:
+def _bake_canvas(networks: LayerNetworks, view: _View, unit: float, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Colour [Hc, Wc, 3] and coverage [Hc, Wc] of a layer; the view's grid is changed from uv to canvas pixels."""
-    nominal = max(view.size) / 2.0 / options.mapping_scale
-    low, scale, canvas = _placement(view, nominal, options.canvas_limit)
+    low, scale, canvas = _placement(view, unit, limit)
     view.grid[...] = (view.grid - low) * np.float32(scale)
-    device = networks.centres.device
+    device = parameter_device(networks)
     origin = torch.from_numpy(low).to(device)
     color = np.empty((*canvas, 3), np.float32)
     rows = max(1, (1 << 20) // canvas[1])
