@@ -11,9 +11,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from canon.coordinates import grid_nodes
 from canon.edits import Delta, Edit, Over, resize_to
 from canon.fits import Fit
+from canon.grids import jacobian
 from canon.rendering import Video, render
 from canon.runtime import map_frames
 from canon.sampling import remap
@@ -176,6 +179,28 @@ def cycle_error(fit: Fit, count: int = _TRACKED, seed: int = 0) -> float:
     return float(np.median(np.concatenate(errors))) if errors else float("nan")
 
 
+def folded(fit: Fit) -> float:
+    """Share of what is seen of the layers where their coordinates fold: the Jacobian's determinant is not above 0.
+
+    A place that is folded is on its canvas twice, or mirrored; published fields are asked to have next to none.
+    """
+    height, width = fit.size
+    nodes = grid_nodes(fit.size, fit.stride).numpy().astype(int)
+    x, y = np.minimum(nodes[..., 0], width - 1), np.minimum(nodes[..., 1], height - 1)
+
+    def frame(t: int) -> tuple[int, int]:
+        found = [0, 0]
+        for layer, weight in zip(fit.baked, fit.weights(t), strict=True):
+            seen = weight[y, x] > 0.5
+            turned = jacobian(torch.from_numpy(np.array(layer.grid[t])), fit.stride).det().numpy() <= 0
+            found[0] += int((turned & seen).sum())
+            found[1] += int(seen.sum())
+        return found[0], found[1]
+
+    bad, total = np.array(list(map_frames(frame, range(len(fit))))).sum(axis=0)
+    return float(bad / max(total, 1))
+
+
 # --- a whole fit ---
 
 
@@ -183,8 +208,8 @@ def evaluate(fit: Fit, edit: Edit | Sequence[Edit] | None = None) -> dict[str, f
     """Everything that can be measured without knowing the truth; figures that do not apply are left out.
 
     Of the fit: ``psnr``, ``ssim`` (means over frames), ``psnr_min``, both ``_unlit`` (without the lighting term),
-    ``tracks_fb`` (:func:`cycle_error`), ``iou_LAYER`` where the clip has masks (weights above 0.5 against masks above
-    half), ``seconds``, ``seconds_STAGE`` and ``peak_mib`` of the fitting.
+    ``tracks_fb`` (:func:`cycle_error`), ``folded`` (:func:`folded`), ``iou_LAYER`` where the clip has masks (weights
+    above 0.5 against masks above half), ``seconds``, ``seconds_STAGE`` and ``peak_mib`` of the fitting.
 
     Of an edit, or a stack in order: ``warp_error`` (:func:`warp_error`, by the source's flow), ``warp_error_source``
     (the same of the source, which is the floor), both again ``_inside`` the edited pixels, ``edited_share`` of pixels
@@ -201,6 +226,7 @@ def evaluate(fit: Fit, edit: Edit | Sequence[Edit] | None = None) -> dict[str, f
     cycle = cycle_error(fit)
     if np.isfinite(cycle):
         figures["tracks_fb"] = cycle
+    figures["folded"] = folded(fit)
     figures |= mask_agreement(fit)
     figures |= _lpips(fit, notes)
     if edit is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from canon.fits import FitLayer
 from canon.representations.codef.config import CodefConfig
-from canon.representations.layered import Job, Layered
+from canon.representations.layered import Job, Layered, digests
 from canon.representations.motion.homography import CameraMotion
 from canon.representations.solve.layers import Problem
-from canon.representations.solve.refinement import BACKGROUND_FINE, CHAINED_SCHEDULES, FINE, track_layer
+from canon.representations.solve.refinement import BACKGROUND, BACKGROUND_FINE, CHAINED_SCHEDULES, FINE, track_layer
 from canon.representations.solve.register import refresh_detail
 from canon.representations.solve.tracking import Chain, best_keyframe
 
@@ -39,4 +40,23 @@ class Codef(Layered):
 
     def train(self, job: Job) -> tuple[list[FitLayer], dict[str, Any]]:
         """See :meth:`Layered.train`."""
-        raise NotImplementedError
+        from canon.representations.codef.neural import CodefOptions, CodefTrainer
+        from canon.representations.neural.samples import Sampler
+        from canon.representations.neural.training import train_and_bake
+
+        config = job.config
+        entries = config.log2_size or (15 if job.device.type == "cpu" else CodefOptions.log2_size)
+        options = CodefOptions(
+            steps=config.steps, batch=config.batch, minutes=config.minutes or None, log2_size=entries
+        )
+        stride = config.node_distance(job.clip.size)
+        folder = job.work.stage("codef", digests(job.masks), asdict(options), stride)
+        masks = [mask.values for mask in job.masks]
+        sampler = Sampler(job.clip.frames, masks, job.flow, folder, job.device, job.seed)
+        result = train_and_bake(
+            CodefTrainer(sampler, options, folder),
+            [*(mask.name for mask in job.masks), BACKGROUND],
+            stride,
+            lambda _, done, figures: job.clock.report("refine", done, figures),
+        )
+        return result.layers, {"curve": [[float(v) for v in row] for row in result.curve]}

@@ -22,8 +22,6 @@ from canon.representations.neural.samples import Sampler, Samples
 from canon.runtime import map_frames, single_threaded_operations, tune_allocator
 from canon.storage import content_hash
 
-_SHARD = 512
-"""Samples that one core works on at once: what its cache holds. The parts are the same on any number of cores."""
 _PROBE = 4096
 """Pixels on which PSNR is watched."""
 _CHECKED_PIXELS = 300_000
@@ -124,6 +122,8 @@ class Trainer(ABC):
 
     scale: float
     """Pixels per unit of uv at the start."""
+    shard: ClassVar[int] = 512
+    """Samples that one core works on at once: what its cache holds. The parts are the same on any number of cores."""
     masks: Sequence[np.ndarray] | None = None
     """The baked opacity where no network says it: uint8 [T, H, W] per layer but the last."""
 
@@ -161,6 +161,11 @@ class Trainer(ABC):
     def far(self, step: int) -> float | None:
         """Distance in pixels of the samples' far points at a step; None = without them."""
         return None
+
+    def share(self, step: int) -> float:
+        """How much of the run is over, by steps or by time, whichever ends it."""
+        limit = float("inf") if self.options.minutes is None else self.options.minutes * 60.0
+        return min(max(step / self.options.steps, self.run.seconds / limit), 1.0)
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -244,11 +249,11 @@ class Trainer(ABC):
         step = run.step - o.pretraining
         samples = self.sampler.draw(run.step, o.batch, self.far(step) if step >= 0 else None)
         parameters = run.optimiser.param_groups[0]["params"]
-        parts = samples.split(_SHARD) if self.sampler.device.type == "cpu" else [samples]
+        parts = samples.split(self.shard) if self.sampler.device.type == "cpu" else [samples]
 
         def one(part: Samples) -> tuple[Tensor, tuple[Tensor, ...]]:
             loss = self.pretraining_loss(part) if step < 0 else self.loss(part, step)
-            return loss.detach(), torch.autograd.grad(loss, parameters)
+            return loss.detach(), torch.autograd.grad(loss, parameters, materialize_grads=True)
 
         results: Iterable[tuple[Tensor, tuple[Tensor, ...]]]
         results = map_frames(one, parts) if len(parts) > 1 else map(one, parts)

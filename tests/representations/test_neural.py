@@ -18,12 +18,12 @@ from canon.errors import InputError
 from canon.fits import Fit
 from canon.representations.atlas.neural import NeuralOptions, solve_neural
 from canon.representations.atlas.neural import losses as L
-from canon.representations.atlas.neural.networks import AtlasNetworks, atlas_cells, contributions
+from canon.representations.atlas.neural.networks import AtlasNetworks, atlas_cells
 from canon.representations.atlas.neural.solver import AtlasTrainer
 from canon.representations.fields.mlp import MLP, positional_encoding
 from canon.representations.motion.flow import Flow, compute_flow
 from canon.representations.neural.baking import bake_opacity
-from canon.representations.neural.evaluation import in_chunks
+from canon.representations.neural.evaluation import contributions, in_chunks
 from canon.representations.neural.samples import BACKWARD, BASE, FORWARD, Sampler, frame_points
 from canon.representations.neural.training import NeuralResult
 from canon.representations.solve.layers import light_stride

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from canon.representations.atlas.neural.networks import AtlasNetworks, contributions
+from canon.representations.atlas.neural.networks import AtlasNetworks
 from canon.representations.atlas.neural.options import NeuralOptions
+from canon.representations.neural.evaluation import contributions
 from canon.representations.neural.samples import (
     BACKWARD,
     BASE,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from canon.representations.atlas.neural.options import NeuralOptions
 from canon.representations.fields.mlp import MLP
+from canon.representations.neural.evaluation import contributions
 
 _SKIPS = (4, 7)
 _INPUTS = 3  # x, y, t
@@ -72,13 +73,6 @@ class AtlasNetworks(nn.Module):
         """What all layers together show at points [..., 3]: colours [..., 3]."""
         uv = torch.stack([self.uv(k, points) for k in range(self.count)])
         return (contributions(self.opacity(points))[..., None] * self.colours(uv)).sum(0)
-
-
-def contributions(opacity: Tensor) -> Tensor:
-    """Stick-breaking opacity [N - 1, ...] -> contribution of every layer [N, ...]; they sum to 1."""
-    shape = (1, *opacity.shape[1:])
-    through = torch.cat([opacity.new_ones(shape), torch.cumprod(1.0 - opacity, dim=0)])
-    return torch.cat([opacity, opacity.new_ones(shape)]) * through
 
 
 def atlas_cells(layers: int) -> Tensor:
