@@ -160,6 +160,18 @@ class Clip:
             keep(clip)
         return clip
 
+    def part(self, first: int, last: int) -> Clip:
+        """Frames ``first`` to ``last`` (both counted) with their masks, not copied; a layer without masks there is left
+        out."""
+        masks = {}
+        for name, mask in self.masks.items():
+            chosen = [k for k, t in enumerate(mask.indices) if first <= t <= last]
+            if chosen:
+                indices = tuple(mask.indices[k] - first for k in chosen)
+                masks[name] = LayerMask(mask.values[chosen[0] : chosen[-1] + 1], indices)
+        times = self.timestamps[first : last + 1] - self.timestamps[first]
+        return Clip(self.frames[first : last + 1], self.fps, times, self.source, masks=masks)
+
     def save(self, folder: str | Path) -> None:
         """Write ``clip.yaml``, ``frames.npy``, ``masks/LAYER.npy``, ``audio.mka`` and ``preview.jpg``, atomically.
 

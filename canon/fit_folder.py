@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from canon.clip import CLIP_FILE, Clip
 from canon.errors import InputError
-from canon.fits import Fit, FitLayer
+from canon.fits import Fit, FitLayer, Segment
 from canon.folders import atomic_folder
 from canon.storage import file_digest, inside, open_arrays, read_yaml, to_plain, write_arrays, write_yaml
 
@@ -44,12 +46,19 @@ def save_fit(fit: Fit, folder: Path) -> None:
         for layer in fit.baked:
             values = {key: getattr(layer, key) for key in _ARRAYS}
             arrays |= {f"{layer.name}/{key}": array for key, array in values.items() if array is not None}
-            export = inside(target / CANVAS_FOLDER, f"{layer.name}.png")
-            fit.canonical(layer.name).save(export)
-            digests[layer.name] = file_digest(export)
+            for segment, file in enumerate(canvas_files(fit, layer.name)):
+                export = inside(target / CANVAS_FOLDER, file)
+                fit.canonical(layer.name, segment).save(export)
+                digests[file] = file_digest(export)
         write_arrays(target / MAPS_FILE, arrays)
         _keep_changed(folder, target)
         write_yaml(target / FIT_FILE, _record(fit, reference, digests))
+
+
+def canvas_files(fit: Fit, layer: str) -> list[str]:
+    """File names of a layer's canonical images, one for each segment."""
+    count = len(fit.segments(layer))
+    return [f"{layer}.png"] if count == 1 else [f"{layer}-part{k + 1}.png" for k in range(count)]
 
 
 def _record(fit: Fit, reference: str, digests: dict[str, str]) -> dict[str, Any]:
@@ -67,7 +76,12 @@ def _record(fit: Fit, reference: str, digests: dict[str, str]) -> dict[str, Any]
         "stride": fit.stride,
         "light_stride": fit.light_stride,
         "layers": [
-            {"name": layer.name, "canvas": list(layer.canvas_size), "exported": digests[layer.name]}
+            {
+                "name": layer.name,
+                "canvas": list(layer.canvas_size),
+                "exported": {file: digests[file] for file in canvas_files(fit, layer.name)},
+                "segments": [list(astuple(part)) for part in layer.segments],
+            }
             for layer in fit.baked
         ],
         "stats": to_plain(fit.stats),
@@ -97,8 +111,8 @@ def _keep_changed(folder: Path, target: Path) -> None:
     if not (folder / FIT_FILE).is_file() or not (folder / CANVAS_FOLDER).is_dir():
         return
     try:
-        exported = {f"{entry['name']}.png": entry["exported"] for entry in read_yaml(folder / FIT_FILE)["layers"]}
-    except (InputError, KeyError, TypeError):
+        exported = {f: d for entry in read_yaml(folder / FIT_FILE)["layers"] for f, d in entry["exported"].items()}
+    except (InputError, KeyError, TypeError, AttributeError):
         exported = {}
     for old in sorted((folder / CANVAS_FOLDER).iterdir()):
         if not old.is_file() or exported.get(old.name) == file_digest(old):
@@ -127,7 +141,7 @@ def load(folder: str | Path) -> Fit:
         reference, wanted = record["clip"], record["clip_hash"]
         if reference not in (OWN_CLIP, PROJECT_CLIP):
             raise ValueError(f"a clip at {reference!r}")
-        layers = [_layer(str(entry["name"]), arrays) for entry in record["layers"]]
+        layers = [_layer(str(entry["name"]), entry.get("segments", ()), arrays) for entry in record["layers"]]
         strides = int(record["stride"]), int(record["light_stride"])
         config, stats, representation = dict(record["config"]), dict(record["stats"]), str(record["representation"])
     except (KeyError, TypeError, ValueError) as error:
@@ -141,6 +155,7 @@ def load(folder: str | Path) -> Fit:
         raise InputError(f"'{folder}' is damaged: {error}") from error
 
 
-def _layer(name: str, arrays: dict[str, np.ndarray]) -> FitLayer:
+def _layer(name: str, segments: Sequence[Sequence[int]], arrays: dict[str, np.ndarray]) -> FitLayer:
     found = {key: arrays[f"{name}/{key}"] for key in _ARRAYS if key != "opacity"}
-    return FitLayer(name, **found, opacity=arrays.get(f"{name}/opacity"))
+    parts = tuple(Segment(*(int(value) for value in part)) for part in segments)
+    return FitLayer(name, **found, opacity=arrays.get(f"{name}/opacity"), segments=parts)

@@ -34,6 +34,26 @@ _RIM = 0.8
 """Softness in texels (Gaussian sigma) of the rim of an exported canvas."""
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Frames ``first`` to ``last`` (both counted) that have a canvas of their own: this part of the layer's.
+
+    ``top``, ``left``, ``height`` and ``width`` are in texels.
+    """
+
+    first: int
+    last: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def box(self) -> Box:
+        """Its rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
 @dataclass(eq=False)
 class FitLayer:
     """What is stored of one layer. Arrays may be mapped from disk; they are not changed."""
@@ -49,6 +69,8 @@ class FitLayer:
     """float32 [T, lh, lw, 3], multiplicative, on nodes of the light stride, bilinear in between."""
     opacity: np.ndarray | None = field(default=None, repr=False)
     """uint8 [T, H, W], stick-breaking opacity (255 = hides all behind); None = opaque everywhere: the last layer."""
+    segments: tuple[Segment, ...] = ()
+    """Where the clip had to be split: the canvas holds one picture for each part, side by side. () = one for all."""
 
     def __post_init__(self) -> None:
         self._levels: list[np.ndarray] = [self.color]
@@ -140,8 +162,8 @@ class Fit:
 
     def segments(self, layer: str) -> list[tuple[int, int]]:
         """(first, last) frame of every canvas of the layer; one entry unless the clip had to be split."""
-        self.layer(layer)
-        return [(0, len(self) - 1)]
+        segments = self.layer(layer).segments
+        return [(part.first, part.last) for part in segments] or [(0, len(self) - 1)]
 
     def canonical(self, layer: str, segment: int = 0) -> Canvas:
         """The canonical image of a layer: alpha is 1 where something is known of it, with a soft rim.
@@ -149,10 +171,25 @@ class Fit:
         Raises:
             InputError: unknown layer or segment.
         """
-        data = self.layer(layer)
-        count = len(self.segments(layer))
+        canvas, box = self.canvas(layer), self.segment_box(layer, segment)
+        return Canvas(canvas.rgba[box], canvas.coverage[box])
+
+    def segment_box(self, layer: str, segment: int) -> Box:
+        """Rows and columns of a segment in the layer's whole canvas.
+
+        Raises:
+            InputError: unknown layer or segment.
+        """
+        data, count = self.layer(layer), len(self.segments(layer))
         if not 0 <= segment < count:
-            raise InputError(f"Layer '{layer}' has {count} segment(s); there is no segment {segment}.")
+            raise InputError(f"Layer '{layer}' has {count} segment(s), counted from 0; there is no segment {segment}.")
+        if data.segments:
+            return data.segments[segment].box
+        return slice(0, data.canvas_size[0]), slice(0, data.canvas_size[1])
+
+    def canvas(self, layer: str) -> Canvas:
+        """The whole canvas of a layer, all its segments side by side; :meth:`canonical` gives one of them."""
+        data = self.layer(layer)
         known = (data.coverage > 0).astype(np.float32)
         alpha = cv2.GaussianBlur(known, (0, 0), _RIM, borderType=cv2.BORDER_REPLICATE)
         rgba = np.dstack([np.clip(data.color, 0.0, 1.0), alpha]).astype(np.float32)
@@ -357,6 +394,11 @@ def _check(fit: Fit) -> None:
             raise InputError(f"The layer name '{layer.name}' cannot be a file name; use letters, digits, '-' and '_'.")
         if (layer.opacity is None) != (layer is fit.baked[-1]):
             raise InputError(f"Layer '{layer.name}': every layer but the last needs opacity, and the last has none.")
+        for part in layer.segments:
+            inside = part.top >= 0 <= part.left and part.height >= 1 <= part.width
+            inside &= part.top + part.height <= layer.color.shape[0] and part.left + part.width <= layer.color.shape[1]
+            if not (inside and 0 <= part.first <= part.last < count):
+                raise InputError(f"A segment of layer '{layer.name}' lies outside of the clip or the canvas: {part}.")
         wanted: dict[str, tuple[tuple[int, ...], type]] = {
             "color": ((*layer.color.shape[:2], 3), np.float32),
             "coverage": (layer.color.shape[:2], np.float32),

@@ -22,6 +22,8 @@ class PaintConfig:
     """Layer that was painted on; none takes the front-most, or with a frame every layer that the paint falls on."""
     overlay: bool = False
     """The image is not a changed canonical image but paint on transparency that is put on top of it."""
+    segment: int = 0
+    """Which canvas was painted on, from 0, where the clip had to be split in time and the layer has several."""
     frame: int | None = None
     """The image is this frame, changed: what differs from the source is carried to all other frames."""
 

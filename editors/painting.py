@@ -11,10 +11,10 @@ import torch
 
 from canon.coordinates import grid_nodes
 from canon.editors.paint import PaintConfig
-from canon.edits import Edit, Over, Provenance, Step, check_aspect
+from canon.edits import Edit, Over, Provenance, Step, check_aspect, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
-from canon.grids import affine_guess, find_pixels, level_of_detail
+from canon.grids import Box, affine_guess, box_size, find_pixels, level_of_detail
 from canon.sampling import mip_levels, pyramid, sample_mip_points
 from canon.storage import read_image, to_float, to_uint8
 
@@ -39,7 +39,9 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
         found = _from_frame(fit, config, image)
     else:
         name = config.layer or fit.layers[0]
-        found = [(name, _overlay(fit, name, image) if config.overlay else _replacement(fit, name, image))]
+        segment = fit.segment_box(name, config.segment)
+        made = _overlay(fit, name, image, segment) if config.overlay else _replacement(fit, name, image, config.segment)
+        found = [(name, _in_place(fit, name, made, segment))]
     steps = [Step(name, operation, provenance) for name, operation in found if (operation.rgba[..., 3] > 0).any()]
     if not steps:
         log.warning("nothing differs in the painted image, so the edit is empty")
@@ -64,21 +66,33 @@ def read_rgba(image: object) -> np.ndarray:
     return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
 
 
-def _check_aspect(fit: Fit, name: str, image: np.ndarray) -> None:
-    check_aspect("The painted image is", (image.shape[0], image.shape[1]), name, fit.layer(name).canvas_size)
+def _check_aspect(name: str, image: np.ndarray, box: Box) -> None:
+    check_aspect("The painted image is", (image.shape[0], image.shape[1]), name, box_size(box))
 
 
-def _overlay(fit: Fit, name: str, image: np.ndarray) -> Over:
-    _check_aspect(fit, name, image)
+def _in_place(fit: Fit, name: str, paint: Over, box: Box) -> Over:
+    """Paint on one segment as paint on the layer's whole canvas, at a whole multiple of its size."""
+    whole, (height, width) = fit.layer(name).canvas_size, box_size(box)
+    if (height, width) == whole:
+        return paint
+    times = max(-(-paint.rgba.shape[0] // height), 1)
+    rgba = np.zeros((whole[0] * times, whole[1] * times, 4), np.float32)
+    rows, columns = (slice(side.start * times, side.stop * times) for side in box)
+    rgba[rows, columns] = resize_to(paint.rgba, (height * times, width * times))
+    return Over(rgba)
+
+
+def _overlay(fit: Fit, name: str, image: np.ndarray, box: Box) -> Over:
+    _check_aspect(name, image, box)
     if image.shape[2] != 4:
         raise InputError("An overlay needs transparency (RGBA); paint on a transparent layer and export that.")
     return Over(image)
 
 
-def _replacement(fit: Fit, name: str, image: np.ndarray) -> Over:
+def _replacement(fit: Fit, name: str, image: np.ndarray, segment: int) -> Over:
     """Where a changed canonical image differs from the exported one, as opaque paint."""
-    _check_aspect(fit, name, image)
-    exported = to_uint8(fit.canonical(name).rgba)
+    _check_aspect(name, image, fit.segment_box(name, segment))
+    exported = to_uint8(fit.canonical(name, segment).rgba)
     painted = to_uint8(image)
     size = (image.shape[0], image.shape[1])
     same = np.zeros(size, bool)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,14 +25,18 @@ from canon.representations.motion.flow import Flow, compute_flow, load_flow
 from canon.representations.motion.homography import CameraMotion, estimate_camera
 from canon.representations.motion.masks import LayerMasks, MaskPrompt, check_prompt, resolve_masks
 from canon.representations.motion.raft import load_raft
+from canon.representations.shots import join
 from canon.representations.solve.filling import fill_holes, looked_at
 from canon.representations.solve.layers import Problem, light_stride
 from canon.representations.solve.refinement import Step, refine, resting_problem, save_state, saved
 from canon.representations.workspace import Workspace
+from canon.shots import find_cuts
 from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
 
 _SHARES = {"flow": 0.05, "masks": 0.05, "camera": 0.05, "layers": 0.2, "refine": 0.6, "bake": 0.05}
 _SEEN = 0.02  # coverage from which a texel counts as seen
+
+log = logging.getLogger("canon")
 
 PRESETS = ("fast", "balanced", "quality")
 SOLVERS = ("default", "neural")
@@ -118,8 +123,28 @@ class Layered(Representation):
     def fit(
         self, clip: Clip, config: Any, *, workspace: Path, device: torch.device, seed: int, progress: Progress
     ) -> Fit:
-        """See :meth:`canon.registry.Representation.fit`."""
+        """See :meth:`canon.registry.Representation.fit`. Every shot of the clip gets canvases of its own."""
         check_prompt(clip, _prompt(config))
+        firsts = [0, *find_cuts(clip.frames)]
+        if len(firsts) == 1:
+            return self._shot(clip, config, workspace, device, seed, progress)
+        log.warning("the clip cuts at frame %s: each shot gets canvases of its own", ", ".join(map(str, firsts[1:])))
+        fits = []
+        for number, (first, end) in enumerate(zip(firsts, [*firsts[1:], len(clip)], strict=True)):
+            shot = clip.part(first, end - 1)
+            own = _for_shot(config, first, end)
+
+            def tell(stage: str, done: float, figures: Mapping[str, float], number: int = number) -> None:
+                progress(stage, (number + done) / len(firsts), figures)
+
+            fits.append(self._shot(shot, own, workspace, device, seed, tell))
+        fit = join(clip, fits, firsts, workspace / f"shots-{clip.content_hash}")
+        fit.config = plain_options(config)
+        return fit
+
+    def _shot(
+        self, clip: Clip, config: Any, workspace: Path, device: torch.device, seed: int, progress: Progress
+    ) -> Fit:
         raft = None if config.raft is None else load_raft(config.raft, device)
         weights = "" if config.raft is None else file_digest(config.raft)
         work = Workspace(workspace, clip.content_hash, self.version, seed, weights)
@@ -162,14 +187,26 @@ class Layered(Representation):
         return problem
 
     def _finish(self, job: Job, layers: list[FitLayer], told: dict[str, Any]) -> Fit:
-        settings = {f.name: getattr(job.config, f.name) for f in fields(job.config)}
-        plain = {
-            name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            for name, value in settings.items()
-        }
         stats = {"seconds": job.clock.seconds, "masks": [mask.origin for mask in job.masks], **told}
         size = job.clip.size
+        plain = plain_options(job.config)
         return Fit(job.clip, self.name, plain, layers, job.config.node_distance(size), light_stride(size), stats)
+
+
+def plain_options(config: Any) -> dict[str, Any]:
+    """A config's fields as plain primitives."""
+    settings = {f.name: getattr(config, f.name) for f in fields(config)}
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+    }
+
+
+def _for_shot(config: Any, first: int, end: int) -> Any:
+    """The options of a shot, frames ``first`` to ``end`` - 1: a prompt belongs to the shot of its frame alone."""
+    if first <= config.prompt_frame < end:
+        return replace(config, prompt_frame=config.prompt_frame - first)
+    return replace(config, prompt_frame=0, box=None, scribble=None)
 
 
 def _masks(clip: Clip, flow: Flow, config: LayeredConfig, work: Workspace, seed: int) -> list[LayerMasks]:

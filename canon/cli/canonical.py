@@ -37,6 +37,7 @@ def run(arguments: list[str]) -> int:
     """Write the images and print where they are."""
     (own,) = parse("canonical", DESCRIPTION, [CanonicalArguments], arguments)
 
+    from canon.fit_folder import canvas_files
     from canon.project import Project
 
     project = Project.open(own.project)
@@ -47,11 +48,12 @@ def run(arguments: list[str]) -> int:
     single = out.suffix.lower() in (".png", ".exr")
     if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".psd"):
         raise InputError(f"Cannot write a canvas as '{out.name}'; use .png or .exr, or give a folder.")
-    if single and len(layers) > 1:
-        raise InputError(f"'{out}' is one file for {len(layers)} layers; add --layer, or give a folder.")
-    for name in layers:
-        path = out if single else out / f"{name}.png"
-        canvas = fit.canonical(name)
+    canvases = [(name, k, file) for name in layers for k, file in enumerate(canvas_files(fit, name))]
+    if single and len(canvases) > 1:
+        raise InputError(f"'{out}' is one file for {len(canvases)} images; add --layer, or give a folder.")
+    for name, segment, file in canvases:
+        path = out if single else out / file
+        canvas = fit.canonical(name, segment)
         if own.out is None:
             path = _save_beside(canvas, path, own.bits)
         else:

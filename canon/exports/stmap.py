@@ -99,7 +99,7 @@ def _write_plates(fit: Fit, name: str, folder: Path) -> ExportedLayer:
     """The canvas, and its halves as far as some frame looks at them."""
     shares = [fit.detail(t, name) for t in range(len(fit))]
     last = max(max(share) for share in shares)
-    plate = fit.canonical(name).rgba
+    plate = fit.canvas(name).rgba
     # Whole halves, so that the same ST-map fits all of them.
     plate = np.pad(plate, [(0, -side % 2**last) for side in plate.shape[:2]] + [(0, 0)], mode="edge")
     files = ["canonical.exr", *(f"canonical.{2**k}.exr" for k in range(1, last + 1))]
