@@ -1,6 +1,6 @@
-"""Fit real clips and print what it costs and what it gives; write the same as JSON, and both solvers' curves as a PNG.
+"""Fit real clips and print what it costs and what it gives; write the same as JSON, and the solvers' curves as a PNG.
 
-    python benchmarks/fit.py --clips DIR [--preset balanced fast] [--curve CLIP] [--out benchmarks/results]
+    python benchmarks/fit.py --clips DIR [--representation atlas codef] [--preset balanced fast] [--curve CLIP]
 
 DIR holds one folder per clip with frames/ and, where there are, masks/. Every fit runs in a process of its own, so that
 its peak memory is its own.
@@ -9,6 +9,7 @@ its peak memory is its own.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -26,22 +27,24 @@ import numpy as np
 
 import canon
 from canon.edits import Edit, Over, Provenance, Step
-from canon.metrics import mask_iou, reconstruction
+from canon.exports.labels import propagate_labels
+from canon.metrics import cycle_error, folded, mask_iou, reconstruction
 from canon.runtime import cores, peak_memory_mib, tune_allocator
 from canon.scenes import KNOWN_CLIPS
 
-CLIPS = ("blackswan", "car-shadow", "dog", "dance-twirl", "tennis", "bear")
+CLIPS = ("blackswan", "car-shadow", "dog", "dance-twirl", "tennis", "bear", "wolf")
 IOU_CLIPS = ("blackswan", "car-shadow", "dog", "dance-twirl")
 CURVE_SIZE = (240, 427)
 
 
-def measure(root: Path, name: str, preset: str, frames: int) -> dict[str, Any]:
+def measure(root: Path, name: str, representation: str, preset: str, frames: int) -> dict[str, Any]:
     """One clip at one preset."""
     clip = load(root, name, frames)
-    fit = canon.fit(clip, preset=preset)
+    fit = canon.fit(clip, representation, preset=preset)
     peak = peak_memory_mib()
     found: dict[str, Any] = {
         "clip": name,
+        "representation": representation,
         "preset": preset,
         "frames": len(clip),
         "size": f"{clip.size[1]}x{clip.size[0]}",
@@ -49,6 +52,8 @@ def measure(root: Path, name: str, preset: str, frames: int) -> dict[str, Any]:
         "stages": fit.stats["seconds"],
         "peak_mib": round(peak, 1),
         **{key: round(value, 4) for key, value in reconstruction(fit).items()},
+        "tracks_fb": round(cycle_error(fit), 4),
+        "folded": round(folded(fit), 6),
         "render_fps": round(render_speed(fit), 1),
         "canvases": {layer: list(fit.canonical(layer).size) for layer in fit.layers},
     }
@@ -81,22 +86,22 @@ def render_speed(fit: canon.Fit) -> float:
     return float(np.median(speeds))
 
 
-def one_mask(root: Path, name: str, frames: int, preset: str) -> dict[str, Any]:
-    """Mean IoU of a fit that is given frame 0's mask only, against all true masks."""
-    truth = load(root, name, frames).masks["foreground"]
-    fit = canon.fit(load(root, name, frames, first_mask_only=True), preset=preset)
-    scores = [
-        mask_iou(fit.coordinates(t, "foreground")[1] > 0.5, np.asarray(truth.get(t)) > 127) for t in range(len(fit))
-    ]
-    return {
-        "clip": name,
-        "preset": preset,
-        "mask_iou": round(float(np.mean(scores)), 4),
-        "mask_iou_min": round(min(scores), 4),
+def one_mask(root: Path, name: str, frames: int, representation: str, preset: str) -> dict[str, Any]:
+    """IoU against all true masks of a fit that is given frame 0's mask only: its weights, and that mask as a label."""
+    truth = [np.asarray(load(root, name, frames).masks["foreground"].get(t)) > 127 for t in range(frames)]
+    clip = load(root, name, frames, first_mask_only=True)
+    fit = canon.fit(clip, representation, preset=preset)
+    first = np.asarray(clip.masks["foreground"].get(0)) > 127
+    carried = [labels > 0 for labels in propagate_labels(fit, first.astype(np.uint8), frame=0)]
+    scores = {
+        "mask_iou": [mask_iou(fit.coordinates(t, "foreground")[1] > 0.5, truth[t]) for t in range(len(fit))],
+        "label_iou": [mask_iou(carried[t], truth[t]) for t in range(len(fit))],
     }
+    means = {key: round(float(np.mean(values)), 4) for key, values in scores.items()}
+    return {"clip": name, "representation": representation, "preset": preset, **means}
 
 
-def curve(root: Path, name: str, solver: str, frames: int, minutes: float) -> dict[str, Any]:
+def curve(root: Path, name: str, representation: str, solver: str, frames: int, minutes: float) -> dict[str, Any]:
     """PSNR against seconds at 240p."""
     clip = load(root, name, frames, size=CURVE_SIZE)
     points: list[tuple[float, float]] = []
@@ -106,12 +111,15 @@ def curve(root: Path, name: str, solver: str, frames: int, minutes: float) -> di
         if "psnr" in figures and np.isfinite(figures["psnr"]):
             points.append((round(time.perf_counter() - begin, 2), round(float(figures["psnr"]), 3)))
 
-    options = {"minutes": minutes, "batch": 1000, "steps": 10**6} if solver == "neural" else {}
-    fit = canon.fit(clip, solver=solver, progress=progress, **options)
+    options: dict[str, Any] = {}
+    if solver == "neural":
+        options = {"minutes": minutes} | ({"batch": 1000, "steps": 10**6} if representation == "atlas" else {})
+    fit = canon.fit(clip, representation, solver=solver, progress=progress, **options)
     seconds = time.perf_counter() - begin
     points.append((round(seconds, 2), round(reconstruction(fit)["psnr"], 3)))
     return {
         "clip": name,
+        "representation": representation,
         "solver": solver,
         "frames": len(clip),
         "size": f"{CURVE_SIZE[1]}x{CURVE_SIZE[0]}",
@@ -120,7 +128,7 @@ def curve(root: Path, name: str, solver: str, frames: int, minutes: float) -> di
 
 
 def plot(curves: list[dict[str, Any]], path: Path) -> None:
-    """Both solvers' PSNR against seconds."""
+    """The solvers' PSNR against seconds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -129,7 +137,7 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=110)
     for entry in curves:
         seconds, values = zip(*entry["curve"], strict=True)
-        axes.plot(seconds, values, marker="o", markersize=3, label=f"solver={entry['solver']}")
+        axes.plot(seconds, values, marker="o", markersize=3, label=f"{entry['representation']}, {entry['solver']}")
     axes.set_xscale("log")
     axes.set_xlabel("seconds since start (flow, masks and camera included)")
     axes.set_ylabel("PSNR, dB")
@@ -167,10 +175,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--names", nargs="*", default=list(CLIPS))
+    parser.add_argument("--representation", nargs="*", default=["atlas", "codef"])
     parser.add_argument("--preset", nargs="*", default=["balanced", "fast"])
     parser.add_argument("--frames", type=int, default=50)
-    parser.add_argument("--curve", help="clip for the two solvers' curves")
-    parser.add_argument("--minutes", type=float, default=10.0, help="cap of the neural solver's curve")
+    parser.add_argument("--curve", help="clip for the solvers' curves")
+    parser.add_argument("--minutes", type=float, default=10.0, help="cap of the neural solvers' curves")
     parser.add_argument("--no-iou", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--single", nargs=2, metavar=("KIND", "ARGUMENT"), help=argparse.SUPPRESS)
@@ -179,34 +188,38 @@ def main() -> None:
     if options.single:
         tune_allocator()
         kind, argument = options.single
-        name = options.names[0]
+        name, kind_of = options.names[0], options.representation[0]
         run = {
-            "fit": lambda: measure(options.clips, name, argument, options.frames),
-            "iou": lambda: one_mask(options.clips, name, options.frames, argument),
-            "curve": lambda: curve(options.clips, name, argument, options.frames, options.minutes),
+            "fit": lambda: measure(options.clips, name, kind_of, argument, options.frames),
+            "iou": lambda: one_mask(options.clips, name, options.frames, kind_of, argument),
+            "curve": lambda: curve(options.clips, name, kind_of, argument, options.frames, options.minutes),
         }
         print(json.dumps(run[kind]()))
         return
     options.out.mkdir(parents=True, exist_ok=True)
     common = ["--clips", str(options.clips), "--frames", str(options.frames), "--minutes", str(options.minutes)]
     record: dict[str, Any] = {**machine(), "fits": [], "one_mask": [], "curves": []}
-    for preset in options.preset:
+    for preset, kind in itertools.product(options.preset, options.representation):
         for name in options.names:
-            row = in_own_process(*common, "--names", name, "--single", "fit", preset)
+            row = in_own_process(*common, "--names", name, "--representation", kind, "--single", "fit", preset)
             record["fits"].append(row)
             print(
-                f"{name:12} {preset:9} {row['frames']:3} x {row['size']:8} {row['seconds']:6.1f} s"
+                f"{name:12} {kind:6} {preset:9} {row['frames']:3} x {row['size']:8} {row['seconds']:6.1f} s"
                 f"  PSNR {row['psnr']:.2f} (unlit {row['psnr_unlit']:.2f})"
                 f"  SSIM {row['ssim']:.3f} ({row['ssim_unlit']:.3f})"
-                f"  {row['peak_mib']:.0f} MiB  {row['render_fps']:.0f} frames/s  {row['stages']}",
+                f"  tracks {row['tracks_fb']:.2f} px, folded {row['folded']:.3%}  {row['peak_mib']:.0f} MiB  {row['render_fps']:.0f} frames/s  {row['stages']}",
                 flush=True,
             )
-    for name in [] if options.no_iou else [n for n in options.names if n in IOU_CLIPS]:
-        record["one_mask"].append(in_own_process(*common, "--names", name, "--single", "iou", "fast"))
+    masked = [] if options.no_iou else [name for name in options.names if name in IOU_CLIPS]
+    for kind, name in itertools.product(options.representation, masked):
+        record["one_mask"].append(
+            in_own_process(*common, "--names", name, "--representation", kind, "--single", "iou", "fast")
+        )
         print(record["one_mask"][-1], flush=True)
     if options.curve:
-        for solver in ("default", "neural"):
-            record["curves"].append(in_own_process(*common, "--names", options.curve, "--single", "curve", solver))
+        for kind, solver in itertools.product(options.representation, ("default", "neural")):
+            own = ["--names", options.curve, "--representation", kind, "--single", "curve", solver]
+            record["curves"].append(in_own_process(*common, *own))
             print(record["curves"][-1], flush=True)
         plot(record["curves"], options.out / "curves.png")
     (options.out / f"fit-{record['date']}.json").write_text(json.dumps(record, indent=1) + "\n")

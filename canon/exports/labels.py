@@ -71,6 +71,9 @@ def _on_canvas(fit: Fit, name: str, frame: int, labels: np.ndarray, own: np.ndar
     canvas[y, x], known[y, x] = labels[inner], True
     distance, (rows, columns) = scipy.ndimage.distance_transform_edt(~known, return_indices=True)
     canvas = canvas[rows, columns]
+    for part in fit.layer(name).segments:
+        if not part.first <= frame <= part.last:
+            canvas[part.box] = 0  # another shot shows other things
     if not extend:
         canvas[distance > _GAP + _RIM * fit.texels(frame, name)] = 0
     return canvas

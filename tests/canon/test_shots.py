@@ -11,6 +11,7 @@ from truth import psnr, small_scene
 
 import canon
 from canon.clip import Clip
+from canon.exports.labels import propagate_labels
 from canon.fits import Fit
 from canon.scenes import Scene, make
 from canon.shots import find_cuts
@@ -103,6 +104,13 @@ def test_points_are_not_followed_into_another_shot(fit: Fit) -> None:
     points = np.array([[20.0, 20.0], [100.0, 50.0]], np.float32)
     positions, visible = fit.track(points, frame=1)
     assert np.isfinite(positions).all() and visible[1].all() and not visible[FIRST:].any()
+
+
+def test_labels_stay_in_their_shot(fit: Fit, clip: Clip) -> None:
+    labels = np.where(np.asarray(clip.masks["foreground"].get(0)) > 127, 7, 3).astype(np.uint8)
+    found = list(propagate_labels(fit, labels, frame=0))
+    assert all(np.isin(found[t], (3, 7)).all() for t in range(FIRST))
+    assert not any(found[t].any() for t in range(FIRST, len(clip)))
 
 
 def test_it_is_said_where_the_cuts_are(clip: Clip, caplog: pytest.LogCaptureFixture) -> None:
