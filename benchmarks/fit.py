@@ -207,7 +207,8 @@ def main() -> None:
                 f"{name:12} {kind:6} {preset:9} {row['frames']:3} x {row['size']:8} {row['seconds']:6.1f} s"
                 f"  PSNR {row['psnr']:.2f} (unlit {row['psnr_unlit']:.2f})"
                 f"  SSIM {row['ssim']:.3f} ({row['ssim_unlit']:.3f})"
-                f"  tracks {row['tracks_fb']:.2f} px, folded {row['folded']:.3%}  {row['peak_mib']:.0f} MiB  {row['render_fps']:.0f} frames/s  {row['stages']}",
+                f"  tracks {row['tracks_fb']:.2f} px, folded {row['folded']:.3%}"
+                f"  {row['peak_mib']:.0f} MiB  {row['render_fps']:.0f} frames/s  {row['stages']}",
                 flush=True,
             )
     masked = [] if options.no_iou else [name for name in options.names if name in IOU_CLIPS]

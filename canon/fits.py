@@ -150,6 +150,10 @@ class Fit:
             self._id = content_hash(self.clip.content_hash, self.representation, self.config, parts, *grids)
         return self._id
 
+    def pose_as(self, other: Fit) -> None:
+        """Take another fit's :attr:`id`: edits that were made on it are at home here, too."""
+        self._id = other.id
+
     def layer(self, name: str) -> FitLayer:
         """The data of one layer.
 

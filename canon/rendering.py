@@ -20,6 +20,7 @@ import numpy as np
 from canon.clip import Clip
 from canon.compose import compose
 from canon.edits import Edit
+from canon.enlarging import enlarged
 from canon.fits import Fit, nonzero_box
 from canon.grids import Box
 from canon.runtime import map_frames
@@ -29,16 +30,18 @@ _FAINT = 13
 """Opacity (of 255) below which a trace of a removed layer does not make its surroundings vanish: 5 %."""
 
 
-def render(fit: Fit, edits: Edit | Sequence[Edit] = (), lit: bool = True) -> Video:
+def render(fit: Fit, edits: Edit | Sequence[Edit] = (), lit: bool = True, scale: int = 1) -> Video:
     """The video with an edit, or with a stack of edits in order; frames are made when they are asked for.
 
     Args:
         lit: whether the light of the scene falls on the edit, too.
+        scale: times the clip's size; the source is enlarged, edits keep the detail that their canvases have.
 
     Raises:
-        InputError: an edit does not belong to this fit (layer, aspect), or removes the last layer.
+        InputError: an edit does not belong to this fit (layer, aspect), or removes the last layer; or the scale is not
+            one that :func:`canon.enlarging.enlarged` takes.
     """
-    return Video(fit, [edits] if isinstance(edits, Edit) else list(edits), lit)
+    return Video(fit, [edits] if isinstance(edits, Edit) else list(edits), lit, scale)
 
 
 def save_frames(clip: Clip, path: str | Path, frames: Iterable[np.ndarray]) -> int:
@@ -56,9 +59,11 @@ def save_frames(clip: Clip, path: str | Path, frames: Iterable[np.ndarray]) -> i
 class Video:
     """An edited video: ``len(video)``, ``video[t]``, iteration on all cores, :meth:`save`."""
 
-    def __init__(self, fit: Fit, edits: Sequence[Edit], lit: bool = True) -> None:
-        self.fit, self.edits, self.lit = fit, list(edits), lit
-        self._layers = compose(fit, edits)
+    def __init__(self, fit: Fit, edits: Sequence[Edit], lit: bool = True, scale: int = 1) -> None:
+        self.fit, self.edits, self.lit = enlarged(fit, scale), list(edits), lit
+        self._layers = compose(self.fit, edits)
+        for edit in self._layers.values():
+            edit.grow *= scale
         self._removed = [name for name, edit in self._layers.items() if edit.removed]
 
     def __len__(self) -> int:

@@ -27,6 +27,8 @@ class RenderArguments:
     """.mp4, .mov (ProRes 4444), .webm, .gif, or a folder (with a trailing /) for PNGs; renders/N.mp4 without it."""
     fit: str | None = None
     """Render on this fit instead of the one that the edit was made on."""
+    scale: int = 1
+    """Times the source's size, 1 to 8: the source is enlarged, a finer painted canvas keeps its detail."""
     unlit: bool = False
     """The light of the scene does not fall on the edit."""
 
@@ -44,7 +46,7 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"canon render needs --edit with the name of an edit; {there}.")
     edits = [project.edit(name) for name in own.edit]
     fit = project.fit(project.fit_of(edits, own.fit))
-    video = render(fit, edits, lit=not own.unlit)
+    video = render(fit, edits, lit=not own.unlit, scale=own.scale)
     out = own.out or project.render_path(own.edit)
     begin = time.perf_counter()
     count = video.save(out)

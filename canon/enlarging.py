@@ -1,0 +1,72 @@
+"""A fit seen at a multiple of its clip's size: the source enlarged, canvases and edits at their own detail.
+
+So an edit painted finer than the video (on a canonical image that was enlarged) keeps its detail in a larger render.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import cv2
+import numpy as np
+import torch
+
+from canon.coordinates import grid_nodes
+from canon.errors import InputError
+from canon.fits import Fit
+from canon.grids import sample_grid
+
+MOST = 8
+"""Largest factor."""
+
+
+class EnlargedFrames:
+    """Images [T, H, W] or [T, H, W, C], enlarged one at a time when they are asked for."""
+
+    def __init__(self, frames: np.ndarray, times: int, interpolation: int) -> None:
+        self.frames, self.times, self.interpolation = frames, times, interpolation
+        count, height, width, *channels = frames.shape
+        self.shape = (count, height * times, width * times, *channels)
+        self.dtype = frames.dtype
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, t: int) -> np.ndarray:
+        image = np.ascontiguousarray(self.frames[t])
+        return cv2.resize(image, (self.shape[2], self.shape[1]), interpolation=self.interpolation)
+
+
+def enlarged(fit: Fit, times: int) -> Fit:
+    """The same fit for frames of ``times`` the size; edits of the one are edits of the other.
+
+    Frames are enlarged by Lanczos interpolation, opacity linearly.
+
+    Raises:
+        InputError: ``times`` is no whole number from 1 to :data:`MOST`.
+    """
+    if times not in range(1, MOST + 1):
+        raise InputError(f"A video can be rendered at 1 to {MOST} times its size, in whole numbers, not at {times}.")
+    if times == 1:
+        return fit
+    clip = fit.clip
+    frames = cast(np.ndarray, EnlargedFrames(clip.frames, times, cv2.INTER_LANCZOS4))
+    large = replace(clip, frames=frames, masks={}, known_hash=clip.content_hash)
+    layers = []
+    for layer in fit.baked:
+        grid = _enlarged_grid(layer.grid, fit.stride, times, large.size)
+        lighting = _enlarged_grid(layer.lighting, fit.light_stride, times, large.size)
+        opacity = layer.opacity
+        if opacity is not None:
+            opacity = cast(np.ndarray, EnlargedFrames(opacity, times, cv2.INTER_LINEAR))
+        layers.append(replace(layer, grid=grid, lighting=lighting, opacity=opacity))
+    found = Fit(large, fit.representation, fit.config, layers, fit.stride * times, fit.light_stride * times, fit.stats)
+    found.pose_as(fit)
+    return found
+
+
+def _enlarged_grid(grid: np.ndarray, stride: int, times: int, size: tuple[int, int]) -> np.ndarray:
+    """Node values [T, gh, gw, C] at the nodes, ``stride * times`` pixels apart, of the enlarged frames."""
+    nodes = (grid_nodes(size, stride * times) + 0.5) / times - 0.5
+    return np.stack([sample_grid(torch.from_numpy(np.array(one)), nodes, stride).numpy() for one in grid])
