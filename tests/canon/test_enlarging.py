@@ -57,7 +57,8 @@ def test_maps_are_those_of_the_clip_at_pixels_in_between(scene: Scene) -> None:
         mean = (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) / 4
         shown = fit.coordinates(1, name)[1] > 0.5
         shown[[0, -1]], shown[:, [0, -1]] = False, False
-        assert np.abs(mean - small)[shown].max() < 0.02
+        off = np.abs(mean - small)[shown]
+        assert off.mean() < 0.005 and off.max() < 0.04, "control nodes lie elsewhere, so only bends differ a little"
         assert large.texels(1, name) == pytest.approx(fit.texels(1, name) / 2, rel=0.01)
     assert np.abs(sum(large.weights(1)) - 1).max() < 1e-6
 
