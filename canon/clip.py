@@ -302,7 +302,7 @@ class _Folder:
 
 def _load(
     source: Source,
-    masks: Path | None,
+    masks: Path | tuple[tuple[str, Path], ...] | None,
     max_frames: int | None,
     size: int | tuple[int, int] | None,
     folder: Path,

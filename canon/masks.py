@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,18 +59,19 @@ class FrameSet:
     """(height, width) in the clip."""
 
 
-def load_masks(path: Path, frames: FrameSet, cache: Path) -> tuple[dict[str, LayerMask], dict[str, str]]:
+def load_masks(
+    path: Path | Sequence[tuple[str, Path]], frames: FrameSet, cache: Path
+) -> tuple[dict[str, LayerMask], dict[str, str]]:
     """Read masks into ``cache``: layers front to back, and a digest of each.
 
     Args:
         path: a folder of masks (one layer; several where they are palette images of several objects), a folder of named
-            sub-folders (front to back by name), or a single image, which is the mask of frame 0.
+            sub-folders (front to back by name), or a single image, which is the mask of frame 0; or names and folders.
 
     Raises:
         InputError: missing, of another size, unmatched or too many, or black throughout.
     """
-    path = Path(path)
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         raise InputError(f"The masks '{path}' do not exist; give a folder of PNGs or one PNG.")
     layers: dict[str, LayerMask] = {}
     digests: dict[str, str] = {}
@@ -90,8 +91,14 @@ def load_masks(path: Path, frames: FrameSet, cache: Path) -> tuple[dict[str, Lay
     return layers, digests
 
 
-def _layers(path: Path, frames: FrameSet) -> Iterator[tuple[str, dict[int, Path], frozenset[int] | None]]:
+def _layers(
+    path: Path | Sequence[tuple[str, Path]], frames: FrameSet
+) -> Iterator[tuple[str, dict[int, Path], frozenset[int] | None]]:
     """(name, files by frame, palette indices that belong to the layer) of every layer, front to back."""
+    if not isinstance(path, Path):
+        for name, folder in path:
+            yield name, match_frames(images_in(folder), frames), None
+        return
     if path.is_file():
         yield from _palette_layers({0: path})
         return

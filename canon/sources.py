@@ -23,8 +23,8 @@ class Source:
     name: str
     video: Path | None = None
     images: tuple[Path, ...] = ()
-    masks: Path | None = None
-    """Masks found beside the frames."""
+    masks: Path | tuple[tuple[str, Path], ...] | None = None
+    """Masks found beside the frames: of one layer or of all, or a folder for each named layer, front to back."""
 
 
 def natural_key(name: str) -> list[str | int]:
@@ -64,13 +64,15 @@ def find_source(source: str | Path) -> Source:
 
 
 def _from_folder(folder: Path) -> Source:
+    if (folder / folder.name).is_dir() and not images_in(folder):
+        folder = folder / folder.name  # CoDeF: all_sequences/NAME/NAME beside all_sequences/NAME/NAME_masks_0
     images: list[Path] = []
     # First of all the inner folders: beside them people keep a thumbnail or a background plate.
     for inner in ("frames", "images"):
         if not images and (folder / inner).is_dir():
             images = images_in(folder / inner)
     images = images or images_in(folder)
-    masks = folder / "masks" if (folder / "masks").is_dir() else _davis_annotations(folder)
+    masks = folder / "masks" if (folder / "masks").is_dir() else _davis_annotations(folder) or _published_masks(folder)
     if not images:
         raise InputError(f"The folder '{folder}' holds no images, nor a 'frames' or 'images' folder that does.")
     return Source(str(folder), images=_distinct(images), masks=masks)
@@ -84,6 +86,24 @@ def _davis_annotations(folder: Path) -> Path | None:
     last = len(parts) - 1 - parts[::-1].index("JPEGImages")
     annotations = Path(*parts[:last], "Annotations", *parts[last + 1 :])
     return annotations if annotations.is_dir() else None
+
+
+def _published_masks(folder: Path) -> Path | tuple[tuple[str, Path], ...] | None:
+    """Masks where published projects keep them, beside the folder of the frames.
+
+    CoDeF: NAME_masks_0, NAME_masks_1 and so on, the last of which is the background; or NAME_masks. Layered Neural
+    Atlases: NAME_maskrcnn.
+    """
+    place, name = folder.resolve().parent, folder.resolve().name
+    groups = [place / f"{name}_masks_0"]
+    while groups[-1].is_dir():
+        groups.append(place / f"{name}_masks_{len(groups)}")
+    groups = groups[:-1]
+    fronts = groups[:-1] or groups
+    if len(fronts) > 1:
+        return tuple((f"group-{k}", group) for k, group in enumerate(fronts))
+    candidates = [*fronts, place / f"{name}_masks", place / f"{name}_maskrcnn"]
+    return next((masks for masks in candidates if masks.is_dir() and images_in(masks)), None)
 
 
 def _distinct(images: Iterable[Path]) -> tuple[Path, ...]:

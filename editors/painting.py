@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from canon.coordinates import grid_nodes
+from canon.editors.matching import match_pictures
 from canon.editors.paint import PaintConfig
 from canon.edits import Edit, Over, Provenance, Step, check_aspect, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
 from canon.grids import Box, affine_guess, box_size, find_pixels, level_of_detail
-from canon.sampling import mip_levels, pyramid, sample_mip_points
+from canon.sampling import mip_levels, pyramid, remap, sample_mip_points
 from canon.storage import read_image, to_float, to_uint8
 
 log = logging.getLogger("canon")
@@ -34,13 +35,20 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
     files = [config.image] if isinstance(config.image, str | Path) else []
     provenance = Provenance.now("paint", config, files)
     if config.frame is not None:
-        if config.overlay:
-            raise InputError("An image is an overlay of the canvas or an edited frame, not both; drop one option.")
+        if config.overlay or config.reference is not None:
+            raise InputError("An image is an edited frame or a change of a canvas, not both; drop one option.")
         found = _from_frame(fit, config, image)
     else:
         name = config.layer or fit.layers[0]
         segment = fit.segment_box(name, config.segment)
-        made = _overlay(fit, name, image, segment) if config.overlay else _replacement(fit, name, image, config.segment)
+        if config.reference is not None:
+            files += [config.reference] if isinstance(config.reference, str | Path) else []
+            provenance = Provenance.now("paint", config, files)
+            made = _from_reference(fit, name, image, read_rgba(config.reference), config.segment)
+        elif config.overlay:
+            made = _overlay(fit, name, image, segment)
+        else:
+            made = _replacement(fit, name, image, config.segment)
         found = [(name, _in_place(fit, name, made, segment))]
     steps = [Step(name, operation, provenance) for name, operation in found if (operation.rgba[..., 3] > 0).any()]
     if not steps:
@@ -133,6 +141,31 @@ def _flattened(reference: np.ndarray, with_alpha: bool) -> list[np.ndarray]:
     share = alpha.astype(np.float32) / 255
     over = [to_uint8((rgb * share + ground * (1 - share)) / 255) for ground in (0.0, 255.0)]
     return [np.ascontiguousarray(rgb), *over]
+
+
+# --- a painted picture of somebody else's ---
+
+
+def _from_reference(fit: Fit, name: str, image: np.ndarray, reference: np.ndarray, segment: int) -> Over:
+    """What was changed between two pictures of one size, carried to where the canonical image shows the same."""
+    size = reference.shape[:2]
+    if image.shape[:2] != size:
+        raise InputError(
+            f"The painted image is {image.shape[1]}x{image.shape[0]} and its reference {size[1]}x{size[0]}; they must"
+            " be of one size."
+        )
+    before, after = (to_uint8(picture[..., :3]) for picture in (reference, image))
+    changed = (cv2.absdiff(after, before).max(axis=-1) > _SAME).astype(np.float32)
+    canvas = fit.canonical(name, segment)
+    there = match_pictures(to_uint8(canvas.rgba[..., :3]), canvas.coverage > 0, before)
+    if there is None:
+        raise InputError(f"The reference does not show what the canonical image of '{name}' shows; nothing matches.")
+    rgba = np.dstack([image[..., :3] * changed[..., None], changed])
+    found = remap(rgba, there)
+    found[..., :3] /= np.maximum(found[..., 3:], 1e-6)
+    inside = ((there >= 0) & (there <= np.array([size[1] - 1, size[0] - 1], np.float32))).all(axis=-1)
+    found[..., 3] *= inside & (canvas.coverage > 0)
+    return Over(found)
 
 
 # --- a painted frame ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from canon.folders import array_digest
 from canon.registry import Progress, Representation
 from canon.representations.motion.flow import Flow, compute_flow, load_flow
 from canon.representations.motion.homography import CameraMotion, estimate_camera
+from canon.representations.motion.imported import imported_flow
 from canon.representations.motion.masks import LayerMasks, MaskPrompt, check_prompt, resolve_masks
 from canon.representations.motion.raft import load_raft
 from canon.representations.shots import join
@@ -31,7 +32,7 @@ from canon.representations.solve.layers import Problem, light_stride
 from canon.representations.solve.refinement import Step, refine, resting_problem, save_state, saved
 from canon.representations.workspace import Workspace
 from canon.shots import find_cuts
-from canon.storage import file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
+from canon.storage import content_hash, file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
 
 _SHARES = {"flow": 0.05, "masks": 0.05, "camera": 0.05, "layers": 0.2, "refine": 0.6, "bake": 0.05}
 _SEEN = 0.02  # coverage from which a texel counts as seen
@@ -60,6 +61,8 @@ class LayeredConfig:
     """Without masks, box and scribble: look for what moves; otherwise the clip gets one layer."""
     raft: Path | None = None
     """Weights of torchvision's RAFT (.safetensors or .pth) to find optical flow with; none takes OpenCV's DIS."""
+    flow: Path | None = None
+    """Folder of optical flow (.npy) that the scripts of CoDeF or Layered Neural Atlases wrote, to use instead."""
     lighting: bool = True
     """Fit a smooth, bounded, multiplicative lighting per layer and frame."""
     stride: int = 0
@@ -125,9 +128,10 @@ class Layered(Representation):
     ) -> Fit:
         """See :meth:`canon.registry.Representation.fit`. Every shot of the clip gets canvases of its own."""
         check_prompt(clip, _prompt(config))
+        given = None if config.flow is None else imported_flow(config.flow, len(clip), clip.size)
         firsts = [0, *find_cuts(clip.frames)]
         if len(firsts) == 1:
-            return self._shot(clip, config, workspace, device, seed, progress)
+            return self._shot(clip, config, workspace, device, seed, progress, given)
         log.warning("the clip cuts at frame %s: each shot gets canvases of its own", ", ".join(map(str, firsts[1:])))
         fits = []
         for number, (first, end) in enumerate(zip(firsts, [*firsts[1:], len(clip)], strict=True)):
@@ -137,20 +141,34 @@ class Layered(Representation):
             def tell(stage: str, done: float, figures: Mapping[str, float], number: int = number) -> None:
                 progress(stage, (number + done) / len(firsts), figures)
 
-            fits.append(self._shot(shot, own, workspace, device, seed, tell))
+            fits.append(self._shot(shot, own, workspace, device, seed, tell, given, first))
         fit = join(clip, fits, firsts, workspace / f"shots-{clip.content_hash}")
         fit.config = plain_options(config)
         return fit
 
     def _shot(
-        self, clip: Clip, config: Any, workspace: Path, device: torch.device, seed: int, progress: Progress
+        self,
+        clip: Clip,
+        config: Any,
+        workspace: Path,
+        device: torch.device,
+        seed: int,
+        progress: Progress,
+        given: Callable[[int, int], np.ndarray | None] | None,
+        first: int = 0,
     ) -> Fit:
-        raft = None if config.raft is None else load_raft(config.raft, device)
-        weights = "" if config.raft is None else file_digest(config.raft)
+        """Fit a clip of one shot, frame ``first`` and so on of the whole, which optical flow was ``given`` of."""
+        weights, between = "", None
+        if given is not None:
+            weights = content_hash(*(file_digest(path) for path in sorted(config.flow.glob("*.npy"))), first)
+            between = lambda t, s: given(first + t, first + s)  # noqa: E731
+        elif config.raft is not None:
+            raft, weights = load_raft(config.raft, device), file_digest(config.raft)
+            between = lambda t, s: raft(np.asarray(clip.frames[t]), np.asarray(clip.frames[s]))  # noqa: E731
         work = Workspace(workspace, clip.content_hash, self.version, seed, weights)
         clock = Clock(progress)
         with clock.stage("flow"):
-            flow = work.run(work.stage("flow"), lambda path: compute_flow(clip.frames, path, raft), load_flow)
+            flow = work.run(work.stage("flow"), lambda path: compute_flow(clip.frames, path, between), load_flow)
         with clock.stage("masks"):
             masks = _masks(clip, flow, config, work, seed)
         job = Job(clip, config, flow, masks, work, device, seed, clock)

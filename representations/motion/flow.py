@@ -14,6 +14,7 @@ from canon.sampling import remap
 from canon.storage import create_array, open_array
 
 PairFlow = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From two RGB frames to their flow [H, W, 2] in pixels."""
 FLOW_STRIDE = 2
 """Flow is kept at half the frame's size: DIS finds it there, and the file is four times smaller."""
 
@@ -94,11 +95,14 @@ def gray(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
-def compute_flow(frames: np.ndarray, folder: Path, between: PairFlow | None = None) -> Flow:
+def compute_flow(
+    frames: np.ndarray, folder: Path, between: Callable[[int, int], np.ndarray | None] | None = None
+) -> Flow:
     """Flow both ways between all neighbours of uint8 [T, H, W, 3], written to two .npy files in ``folder``.
 
     Args:
-        between: from two RGB frames to their flow [H, W, 2] in pixels; None = DIS.
+        between: flow [H, W, 2] in pixels from one frame to a neighbour, by their numbers; without it, or where it gives
+            None, DIS finds it.
     """
     count, height, width = frames.shape[:3]
     shape = (max(count - 1, 0), -(-height // FLOW_STRIDE), -(-width // FLOW_STRIDE), 2)
@@ -110,11 +114,13 @@ def compute_flow(frames: np.ndarray, folder: Path, between: PairFlow | None = No
     arrays = [create_array(folder / f"flow_{name}.npy", shape, np.float16) for name in ("forward", "backward")]
 
     def pair(t: int) -> tuple[int, np.ndarray, np.ndarray]:
-        engine = between or DisFlow()
-        a, b = (np.asarray(frames[s]) if between else gray(frames[s]) for s in (t, t + 1))
-        small = (shape[2], shape[1])
-        there, back = (cv2.resize(engine(*ab), small, interpolation=cv2.INTER_AREA) for ab in ((a, b), (b, a)))
-        return t, there, back
+        engine, found = DisFlow(), []
+        for a, b in ((t, t + 1), (t + 1, t)):
+            flow = None if between is None else between(a, b)
+            if flow is None:
+                flow = engine(gray(frames[a]), gray(frames[b]))
+            found.append(cv2.resize(flow, (shape[2], shape[1]), interpolation=cv2.INTER_AREA))
+        return t, found[0], found[1]
 
     # A network uses all cores by itself.
     for t, forward, backward in map(pair, range(count - 1)) if between else map_frames(pair, range(count - 1)):
