@@ -53,6 +53,7 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"--size takes a height, or height and width, not {len(size)} numbers.")
     options = {name: getattr(config, name) for name in asdict(config)}
 
+    from canon.fit_folder import canvas_files
     from canon.project_fit import FitRequest, fit_into
 
     request = FitRequest(
@@ -74,7 +75,7 @@ def run(arguments: list[str]) -> int:
     print("\n".join(fit_summary(fit)))
     print(f"  images     {place}/canonical/")
     print(f"  masks      {place}/masks-overview.png, {place}/masks/")
-    picture = shell(f"{own.project.rstrip('/')}/canonical/{name}/{fit.layers[0]}.png")
+    picture = shell(f"{own.project.rstrip('/')}/canonical/{name}/{canvas_files(fit, fit.layers[0])[0]}")
     print("next:")
     print(f"  {program()} canonical {shell(own.project)}  # then paint on {picture}")
     print(

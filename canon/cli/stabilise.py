@@ -19,7 +19,7 @@ class StabiliseArguments:
     layer: str | None = None
     """Layer to hold still; the background (the last one) without it."""
     frame: int | None = None
-    """Frame whose view is kept; the middle one without it."""
+    """Frame whose view is kept; the middle one without it, and in other shots of the clip."""
     fill: str = "canvas"
     """What lies outside of a frame: canvas (as the canonical image knows it) or black."""
     out: str | None = None

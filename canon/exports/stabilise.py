@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
     """All frames warped so that a layer stays where one frame shows it, uint8 [H, W, 3] each.
 
     Args:
-        frame: the one whose view is kept; the middle one without it.
+        frame: the one whose view is kept; the middle one without it. Other shots of the clip keep their middle one's.
         fill: what a place outside of a frame shows: ``canvas`` = the layer as its canonical image and light explain it,
             or ``black``.
 
@@ -30,21 +31,31 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
     """
     if fill not in FILLS:
         raise InputError(f"The filling '{fill}' is not known; choose one of {', '.join(FILLS)}.")
-    view, name = len(fit) // 2 if frame is None else frame, fit.layer(layer).name
-    check_frame(view, len(fit))
-    albedo = np.zeros((*fit.size, 3), np.float32)
-    if fill == "canvas":
+    name = fit.layer(layer).name
+    if frame is not None:
+        check_frame(frame, len(fit))
+    views = {t: t for t in range(len(fit))}  # in shots that do not show the layer nothing is held
+    for first, end in fit.segments(name):
+        chosen = frame if frame is not None and first <= frame <= end else (first + end + 1) // 2
+        views |= dict.fromkeys(range(first, end + 1), chosen)
+
+    @lru_cache(maxsize=2)
+    def albedo(view: int) -> np.ndarray:
         lit = fit.look(view, name, pixel_grid(fit.size).numpy().reshape(-1, 2))
-        albedo = lit.reshape(albedo.shape) / fit.lighting(view, name)
+        return lit.reshape(*fit.size, 3) / fit.lighting(view, name)
+
     last = np.array([fit.size[1] - 1, fit.size[0] - 1], np.float32)
 
     def one(t: int) -> np.ndarray:
+        view = views[t]
         if t == view:
             return np.array(fit.clip.frames[t])
         positions, sure = fit.correspondence(view, t, name)
         warped = remap(np.asarray(fit.clip.frames[t]).astype(np.float32), positions)
-        # The light at the frame's border goes on beyond it.
-        beyond = to_uint8(albedo * remap(fit.lighting(t, name), positions.clip(0, last)))
+        beyond = np.zeros_like(fit.clip.frames[t])
+        if fill == "canvas":
+            # The light at the frame's border goes on beyond it.
+            beyond = to_uint8(albedo(view) * remap(fit.lighting(t, name), positions.clip(0, last)))
         return np.where(sure[..., None], (warped + 0.5).clip(0, 255).astype(np.uint8), beyond)
 
     return map_frames(one, range(len(fit)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from truth import psnr, small_scene
@@ -12,6 +13,7 @@ from truth import psnr, small_scene
 import canon
 from canon.clip import Clip
 from canon.exports.labels import propagate_labels
+from canon.exports.stabilise import stabilised
 from canon.fits import Fit
 from canon.scenes import Scene, make
 from canon.shots import find_cuts
@@ -104,6 +106,20 @@ def test_points_are_not_followed_into_another_shot(fit: Fit) -> None:
     points = np.array([[20.0, 20.0], [100.0, 50.0]], np.float32)
     positions, visible = fit.track(points, frame=1)
     assert np.isfinite(positions).all() and visible[1].all() and not visible[FIRST:].any()
+
+
+def test_each_shot_is_held_still_by_itself(fit: Fit) -> None:
+    held = list(stabilised(fit, "background", frame=1))
+    assert np.array_equal(held[1], fit.clip.frames[1])
+    middle = FIRST + (len(fit) - FIRST) // 2
+    assert np.array_equal(held[middle], fit.clip.frames[middle])
+    weight = fit.coordinates(middle, "background")[1] > 0.999
+    for t in range(FIRST, len(fit)):
+        shown = (
+            cv2.erode((weight & (fit.coordinates(t, "background")[1] > 0.999)).astype(np.uint8), np.ones((9, 9))) > 0
+        )
+        shown[:, :12] = shown[:, -12:] = False
+        assert psnr(held[t] / np.float32(255), held[middle] / np.float32(255), shown) > 24
 
 
 def test_labels_stay_in_their_shot(fit: Fit, clip: Clip) -> None:
