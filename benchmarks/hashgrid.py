@@ -19,7 +19,7 @@ import torch
 from fit import machine
 from torch import Tensor
 
-from canon.representations.fields.hashgrid import HashGrid, corners
+from canon.representations.fields.hashgrid import HashGrid, corners, unavailable
 
 
 def indexed(grid: HashGrid, points: Tensor) -> Tensor:
@@ -60,10 +60,17 @@ def main() -> None:
     options = parser.parse_args()
     grid = HashGrid(log2_size=15).to(options.device)
     points = torch.rand(options.points, 3).to(options.device).requires_grad_()
+    grid.backend = "torch"
     ways: dict[str, Callable[[Tensor], Tensor]] = {"eager": grid, "plain indexing": lambda p: indexed(grid, p)}
+    for backend in ("triton", "tiny-cuda-nn"):
+        reason = unavailable(backend, points.device)
+        if reason is None:
+            ways[backend] = HashGrid(log2_size=15, backend=backend).to(options.device)
+        else:
+            print(f"left out: {reason}")
     if options.compile:
         ways["compiled"] = torch.compile(grid)
-    found = {name: round(milliseconds(encode, grid, points, options.rounds), 1) for name, encode in ways.items()}
+    found = {name: round(milliseconds(encode, grid, points, options.rounds), 2) for name, encode in ways.items()}
     print(found)
     record = {**machine(), "device": options.device, "points": options.points, "milliseconds": found}
     options.out.mkdir(parents=True, exist_ok=True)

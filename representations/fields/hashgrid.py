@@ -1,11 +1,13 @@
-"""Multiresolution hash encoding (Mueller et al., SIGGRAPH 2022) in plain torch, on the CPU and on CUDA.
+"""Multiresolution hash encoding (Mueller et al., SIGGRAPH 2022): plain torch anywhere, Triton or tiny-cuda-nn on CUDA.
 
 Levels, rounding, hashing and the layout of the table are those of tiny-cuda-nn, so that weights can be exchanged.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _PRIMES = (1, 2654435761, 805459861, 3674653429)
+BACKENDS = ("auto", "torch", "triton", "tiny-cuda-nn")
 _MULTIPLE = 8  # entries of a level without collisions are rounded up to this
 
 
@@ -22,11 +25,12 @@ class HashGrid(nn.Module):
     Args:
         dimensions: of the points, 2 to 4.
         levels: number of grids.
-        features: of each level.
+        features: of each level; Triton and tiny-cuda-nn want a power of two.
         log2_size: most entries of a level, as a power of two.
         coarsest: cells along a side of the first level.
         finest: about the same of the last level.
         seed: of the table, uniform in +-1e-4.
+        backend: one of :data:`BACKENDS`; auto takes the fastest that is installed and runs where the points are.
 
     Attributes:
         table: [entries, features], all levels one after the other.
@@ -42,8 +46,12 @@ class HashGrid(nn.Module):
         coarsest: int = 16,
         finest: int = 2048,
         seed: int = 0,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
+        if backend not in BACKENDS:
+            raise ValueError(f"the backend {backend!r} is not one of {', '.join(BACKENDS)}")
+        self.backend = backend
         if not 2 <= dimensions <= len(_PRIMES) or min(levels, features) < 1 or not 1 <= coarsest <= finest:
             raise ValueError(
                 "a hash grid has 2 to 4 dimensions, at least a level and a feature, and coarsest <= finest"
@@ -60,6 +68,7 @@ class HashGrid(nn.Module):
             resolution**dimensions > size for resolution, size in zip(self.resolutions, self.sizes, strict=True)
         ]
         generator = torch.Generator().manual_seed(seed)
+        self._foreign: list[nn.Module] | None = None
         self.table = nn.Parameter((torch.rand(sum(self.sizes), features, generator=generator) - 0.5) * 2e-4)
 
     def forward(self, points: Tensor, opened: float = 1.0) -> Tensor:
@@ -73,16 +82,61 @@ class HashGrid(nn.Module):
             [..., levels * features], coarse to fine; of the table's dtype, and differentiable once.
         """
         flat = points.reshape(-1, self.dimensions)
+        backend, weights = self.runs_on(points.device), level_weights(self.levels, opened)
+        if backend == "tiny-cuda-nn":
+            counts = flat.new_tensor(weights).repeat_interleave(self.features)
+            return (self._encode(flat) * counts).reshape(*points.shape[:-1], self.width)
         found, first = [], 0
-        for level, (size, weight) in enumerate(zip(self.sizes, level_weights(self.levels, opened), strict=True)):
+        for level, (size, weight) in enumerate(zip(self.sizes, weights, strict=True)):
             if weight > 0:
                 step = None if self.hashed[level] else self.resolutions[level]
-                value: Tensor = _Level.apply(flat, self.table[first : first + size], self.scales[level], step)
+                value: Tensor = _Level.apply(
+                    flat, self.table[first : first + size], self.scales[level], step, backend == "triton"
+                )
                 found.append(value * weight if weight < 1 else value)
             else:
                 found.append(flat.new_zeros((len(flat), self.features), dtype=self.table.dtype))
             first += size
         return torch.cat(found, dim=-1).reshape(*points.shape[:-1], self.width)
+
+    def runs_on(self, device: torch.device) -> str:
+        """The backend that is used there."""
+        if self.backend != "auto":
+            return self.backend
+        if device.type != "cuda" or self.features & (self.features - 1):
+            return "torch"
+        able = (name for name in ("tiny-cuda-nn", "triton") if unavailable(name, device) is None)
+        return next(able, "torch")
+
+    def _encode(self, flat: Tensor) -> Tensor:
+        """All levels by tiny-cuda-nn, with this grid's own table."""
+        if self._foreign is None:
+            import tinycudann
+
+            growth = 2.0 ** (math.log2(self.finest / self.coarsest) / max(self.levels - 1, 1))
+            config = {
+                "otype": "HashGrid",
+                "n_levels": self.levels,
+                "n_features_per_level": self.features,
+                "log2_hashmap_size": self.log2_size,
+                "base_resolution": self.coarsest,
+                "per_level_scale": growth,
+            }
+            # Not a part of this module: its parameters are lent to it for each call.
+            self._foreign = [tinycudann.Encoding(self.dimensions, config, dtype=torch.float32).to(flat.device)]
+        lent = {"params": self.table.flatten().float()}
+        found: Tensor = torch.func.functional_call(self._foreign[0], lent, (flat.float(),))
+        return found.to(self.table.dtype)
+
+
+def unavailable(backend: str, device: torch.device) -> str | None:
+    """Why a backend cannot be used on a device, in a few words; None when it can."""
+    if backend == "torch":
+        return None
+    package = {"triton": "triton", "tiny-cuda-nn": "tinycudann"}[backend]
+    if device.type != "cuda" and not (backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return f"{backend} needs a CUDA GPU"
+    return None if importlib.util.find_spec(package) is not None else f"{backend} is not installed"
 
 
 def corners(points: Tensor, scale: float, resolution: int | None, size: int) -> tuple[Tensor, list[Tensor]]:
@@ -133,16 +187,36 @@ class _Level(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, table: Tensor, scale: float, resolution: int | None) -> Tensor:
+    def forward(
+        ctx: Any, points: Tensor, table: Tensor, scale: float, resolution: int | None, triton: bool = False
+    ) -> Tensor:
+        ctx.scale, ctx.dtype, ctx.resolution, ctx.triton = scale, points.dtype, resolution, triton
+        if triton:
+            from canon.representations.fields.hashgrid_triton import forward_level
+
+            ctx.save_for_backward(table, points.float())
+            return forward_level(points.float(), table, scale, resolution)
         index, weights = corners(points.to(table.dtype), scale, resolution, len(table))
         ctx.save_for_backward(table, index, *weights)
-        ctx.scale, ctx.dtype = scale, points.dtype
         return nn.functional.embedding_bag(index, table, per_sample_weights=_products(weights), mode="sum")
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (gradient,) = gradients
+        if ctx.triton:
+            from canon.representations.fields.hashgrid_triton import backward_level
+
+            table, points = ctx.saved_tensors
+            wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+            slopes, counts = backward_level(points, table, gradient, ctx.scale, ctx.resolution, wanted)
+            return (
+                None if slopes is None else slopes.to(ctx.dtype),
+                None if counts is None else counts.to(table.dtype),
+                None,
+                None,
+                None,
+            )
         table, index, *weights = ctx.saved_tensors
         flat, to_points, to_table = index.flatten(), None, None
         if ctx.needs_input_grad[1]:
@@ -164,7 +238,7 @@ class _Level(torch.autograd.Function):
                     rest = high - low if other == axis else low * weight[:, :1] + high * weight[:, 1:]
                 slopes.append(rest[:, 0])
             to_points = (torch.stack(slopes, -1) * ctx.scale).to(ctx.dtype)
-        return to_points, to_table, None, None
+        return to_points, to_table, None, None, None
 
 
 def level_weights(levels: int, opened: float) -> list[float]:

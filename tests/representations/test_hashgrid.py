@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from canon.representations.fields.hashgrid import HashGrid, level_weights
+from canon.representations.fields.hashgrid import HashGrid, level_weights, unavailable
 
 PRIMES = (1, 2654435761, 805459861, 3674653429)
 
@@ -81,6 +81,40 @@ def test_a_picture_is_learnt() -> None:
         loss.backward()
         optimiser.step()
     assert float(loss.detach()) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["single", "half"])
+@pytest.mark.parametrize("dimensions", [2, 3, 4])
+@pytest.mark.parametrize("backend", ["triton", "tiny-cuda-nn"])
+def test_fast_backends_give_what_the_plain_one_gives(backend: str, dimensions: int, dtype: torch.dtype) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reason = unavailable(backend, device)
+    if reason is not None:
+        pytest.skip(reason)
+    options = {"levels": 5, "features": 2, "log2_size": 9, "coarsest": 3, "finest": 61, "seed": 4}
+    points = torch.rand(300, dimensions, generator=torch.Generator().manual_seed(1)).to(device)
+    pull = torch.randn(300, 10, generator=torch.Generator().manual_seed(2)).to(device)
+    found = []
+    for name in ("torch", backend):
+        grid = HashGrid(dimensions, backend=name, **options).to(device)  # type: ignore[arg-type]
+        grid.table.data *= 1e4
+        # The plain one in single precision is the truth for both.
+        grid = grid if name == "torch" else grid.to(dtype)
+        at = points.clone().requires_grad_()
+        values = grid(at, 0.9)
+        gradients = torch.autograd.grad((values.float() * pull).sum(), (at, grid.table))
+        found.append([part.detach().float() for part in (values, *gradients)])
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    for plain_part, fast_part in zip(*found, strict=True):
+        assert float((plain_part - fast_part).abs().max()) <= tolerance * float(plain_part.abs().max())
+
+
+def test_what_cannot_run_here_is_not_chosen() -> None:
+    cpu = torch.device("cpu")
+    assert HashGrid(2, levels=2, log2_size=6, finest=32).runs_on(cpu) == "torch"
+    assert unavailable("torch", cpu) is None and "GPU" in str(unavailable("tiny-cuda-nn", cpu))
+    with pytest.raises(ValueError, match="'cupy' is not one of"):
+        HashGrid(backend="cupy")
 
 
 def test_impossible_grids_are_refused() -> None:
