@@ -90,9 +90,8 @@ class HashGrid(nn.Module):
         for level, (size, weight) in enumerate(zip(self.sizes, weights, strict=True)):
             if weight > 0:
                 step = None if self.hashed[level] else self.resolutions[level]
-                value: Tensor = _Level.apply(
-                    flat, self.table[first : first + size], self.scales[level], step, backend == "triton"
-                )
+                table = self.table[first : first + size]
+                value: Tensor = _Level.apply(flat, table, self.scales[level], step, backend == "triton")
                 found.append(value * weight if weight < 1 else value)
             else:
                 found.append(flat.new_zeros((len(flat), self.features), dtype=self.table.dtype))
@@ -209,14 +208,10 @@ class _Level(torch.autograd.Function):
 
             table, points = ctx.saved_tensors
             wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-            slopes, counts = backward_level(points, table, gradient, ctx.scale, ctx.resolution, wanted)
-            return (
-                None if slopes is None else slopes.to(ctx.dtype),
-                None if counts is None else counts.to(table.dtype),
-                None,
-                None,
-                None,
-            )
+            found = backward_level(points, table, gradient, ctx.scale, ctx.resolution, wanted)
+            kinds = ctx.dtype, table.dtype
+            pair = [None if part is None else part.to(kind) for part, kind in zip(found, kinds, strict=True)]
+            return pair[0], pair[1], None, None, None
         table, index, *weights = ctx.saved_tensors
         flat, to_points, to_table = index.flatten(), None, None
         if ctx.needs_input_grad[1]:
