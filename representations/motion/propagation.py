@@ -22,7 +22,7 @@ from canon.sampling import remap
 from canon.storage import read_image
 
 _BAND = 5  # lattice pixels around the carried outline that GrabCut may decide on
-_ROUNDS = 2
+_ROUNDS = 1
 
 
 def propagate(
