@@ -1,4 +1,5 @@
-"""Fit real clips and print what it costs and what it gives; write the same as JSON, and the solvers' curves as a PNG.
+"""Fit real clips and print what it costs and what it gives; keep the same in
+benchmarks/results/fit.json, a row for each clip, representation and preset, and draw the solvers' curves.
 
     python benchmarks/fit.py --clips DIR [--representation atlas codef] [--preset balanced fast] [--curve CLIP]
 
@@ -88,8 +89,8 @@ def render_speed(fit: canon.Fit) -> float:
 
 def one_mask(root: Path, name: str, frames: int, representation: str, preset: str) -> dict[str, Any]:
     """IoU against all true masks of a fit that is given frame 0's mask only: its weights, and that mask as a label."""
-    truth = [np.asarray(load(root, name, frames).masks["foreground"].get(t)) > 127 for t in range(frames)]
-    clip = load(root, name, frames, first_mask_only=True)
+    clip, whole = load(root, name, frames, first_mask_only=True), load(root, name, frames).masks["foreground"]
+    truth = [np.asarray(whole.get(t)) > 127 for t in range(len(clip))]
     fit = canon.fit(clip, representation, preset=preset)
     first = np.asarray(clip.masks["foreground"].get(0)) > 127
     carried = [labels > 0 for labels in propagate_labels(fit, first.astype(np.uint8), frame=0)]
@@ -197,12 +198,24 @@ def main() -> None:
         print(json.dumps(run[kind]()))
         return
     options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "fit.json"
+    record: dict[str, Any] = {"fits": [], "one_mask": [], "curves": []}
+    if path.exists():
+        record = json.loads(path.read_text())
     common = ["--clips", str(options.clips), "--frames", str(options.frames), "--minutes", str(options.minutes)]
-    record: dict[str, Any] = {**machine(), "fits": [], "one_mask": [], "curves": []}
+
+    def note(kind: str, name: str, representation: str, measurement: str, argument: str) -> dict[str, Any]:
+        """Measure, and put the row where the one of the same clip, representation and preset (or solver) was."""
+        own = ["--names", name, "--representation", representation, "--single", measurement, argument]
+        row = {**in_own_process(*common, *own), **machine()}
+        same = {"clip", "representation", "preset", "solver"} & set(row)
+        record[kind] = [old for old in record[kind] if any(old[key] != row[key] for key in same)] + [row]
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        return row
+
     for preset, kind in itertools.product(options.preset, options.representation):
         for name in options.names:
-            row = in_own_process(*common, "--names", name, "--representation", kind, "--single", "fit", preset)
-            record["fits"].append(row)
+            row = note("fits", name, kind, "fit", preset)
             print(
                 f"{name:12} {kind:6} {preset:9} {row['frames']:3} x {row['size']:8} {row['seconds']:6.1f} s"
                 f"  PSNR {row['psnr']:.2f} (unlit {row['psnr_unlit']:.2f})"
@@ -213,17 +226,13 @@ def main() -> None:
             )
     masked = [] if options.no_iou else [name for name in options.names if name in IOU_CLIPS]
     for kind, name in itertools.product(options.representation, masked):
-        record["one_mask"].append(
-            in_own_process(*common, "--names", name, "--representation", kind, "--single", "iou", "fast")
-        )
-        print(record["one_mask"][-1], flush=True)
+        print(note("one_mask", name, kind, "iou", "fast"), flush=True)
     if options.curve:
         for kind, solver in itertools.product(options.representation, ("default", "neural")):
-            own = ["--names", options.curve, "--representation", kind, "--single", "curve", solver]
-            record["curves"].append(in_own_process(*common, *own))
-            print(record["curves"][-1], flush=True)
-        plot(record["curves"], options.out / "curves.png")
-    (options.out / f"fit-{record['date']}.json").write_text(json.dumps(record, indent=1) + "\n")
+            print(note("curves", options.curve, kind, "curve", solver), flush=True)
+    curves = [entry for entry in record["curves"] if entry["clip"] == (options.curve or entry["clip"])]
+    if curves:
+        plot(curves, options.out / "curves.png")
 
 
 if __name__ == "__main__":
