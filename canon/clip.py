@@ -126,7 +126,17 @@ class Clip:
             return cls.open(source)
         found = find_source(source)
         with _Folder(cache) as (folder, keep):
-            clip = _load(found, Path(masks) if masks is not None else found.masks, max_frames, size, folder, fps)
+            chosen, guessed = found.masks if masks is None else Path(masks), masks is None and found.guessed
+            try:
+                clip = _load(found, chosen, max_frames, size, folder, fps)
+            except InputError as error:
+                if not guessed:
+                    raise
+                log.warning("%s The masks found beside the frames are left out.", error)
+                clip = _load(found, None, max_frames, size, folder, fps)
+            else:
+                if guessed:
+                    log.info("took the masks that lie beside the frames of '%s'", found.name)
             clip.cameras, clip.poses = cameras, poses
             keep(clip)
         return clip

@@ -19,11 +19,12 @@ import cv2
 import numpy as np
 import torch
 
+from canon.boxes import Box
 from canon.coordinates import resize_points
 from canon.edits import Delta, Edit, Operation, Over, Remove, fits_canvas, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, FitLayer, nonzero_box
-from canon.grids import Box, grid_window, level_of_detail
+from canon.grids import grid_window, level_of_detail
 from canon.sampling import halve, mip_levels, sample_mip
 
 log = logging.getLogger("canon")

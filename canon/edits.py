@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,14 @@ import cv2
 import numpy as np
 
 from canon import colour
+from canon.boxes import Box, box_size
 from canon.errors import InputError
 from canon.storage import file_digest, to_plain
 
+log = logging.getLogger("canon")
+
 _MOST_STOPS = 16
+_MOST_TEXELS = 200_000_000
 
 
 @dataclass(eq=False)
@@ -195,6 +200,28 @@ def check_aspect(what: str, size: tuple[int, int], layer: str, canvas: tuple[int
     if not fits_canvas(size, canvas):
         seen, wanted = f"{size[1]}x{size[0]}", f"{canvas[1]}x{canvas[0]}"
         raise InputError(f"{what} {seen} and the canvas of '{layer}' {wanted}; keep the aspect ratio.")
+
+
+def in_segment(image: np.ndarray, whole: tuple[int, int], box: Box) -> np.ndarray:
+    """An image of one segment as one of the layer's whole canvas, 0 elsewhere, at a whole multiple of its size.
+
+    Args:
+        image: float32 [h, w] or [h, w, C] of the segment's aspect, at any size; colours premultiplied.
+        whole: (height, width) of the whole canvas.
+        box: of the segment.
+    """
+    height, width = box_size(box)
+    if (height, width) == whole:
+        return image
+    times = max(round(image.shape[0] / height), 1)
+    fits = max(int((_MOST_TEXELS / (whole[0] * whole[1])) ** 0.5), 1)
+    if times > fits:
+        log.warning("%d times the size of a canvas of so many shots is too large; %d times is used", times, fits)
+        times = fits
+    out = np.zeros((whole[0] * times, whole[1] * times, *image.shape[2:]), np.float32)
+    rows, columns = (slice(side.start * times, side.stop * times) for side in box)
+    out[rows, columns] = resize_to(image, (height * times, width * times))
+    return out
 
 
 def resize_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

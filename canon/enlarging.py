@@ -46,7 +46,7 @@ def enlarged(fit: Fit, times: int) -> Fit:
     Raises:
         InputError: ``times`` is no whole number from 1 to :data:`MOST`.
     """
-    if times not in range(1, MOST + 1):
+    if not isinstance(times, int) or not 1 <= times <= MOST:
         raise InputError(f"A video can be rendered at 1 to {MOST} times its size, in whole numbers, not at {times}.")
     if times == 1:
         return fit

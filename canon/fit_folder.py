@@ -111,8 +111,11 @@ def _keep_changed(folder: Path, target: Path) -> None:
     if not (folder / FIT_FILE).is_file() or not (folder / CANVAS_FOLDER).is_dir():
         return
     try:
-        exported = {f: d for entry in read_yaml(folder / FIT_FILE)["layers"] for f, d in entry["exported"].items()}
-    except (InputError, KeyError, TypeError, AttributeError):
+        exported: dict[str, str] = {}
+        for entry in read_yaml(folder / FIT_FILE)["layers"]:
+            digests = entry["exported"]  # of one file, in fits that were written before clips were split
+            exported |= digests if isinstance(digests, dict) else {f"{entry['name']}.png": digests}
+    except (InputError, KeyError, TypeError):
         exported = {}
     for old in sorted((folder / CANVAS_FOLDER).iterdir()):
         if not old.is_file() or exported.get(old.name) == file_digest(old):

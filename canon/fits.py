@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import torch
 
+from canon.boxes import Box
 from canon.canvas import Canvas
 from canon.clip import Clip
 from canon.coordinates import grid_nodes, grid_size
 from canon.errors import InputError
 from canon.grids import (
-    Box,
     affine_guess,
     find_pixels,
     grid_window,
@@ -70,7 +70,7 @@ class FitLayer:
     opacity: np.ndarray | None = field(default=None, repr=False)
     """uint8 [T, H, W], stick-breaking opacity (255 = hides all behind); None = opaque everywhere: the last layer."""
     segments: tuple[Segment, ...] = ()
-    """Where the clip had to be split: the canvas holds one picture for each part, side by side. () = one for all."""
+    """Where the clip had to be split: the canvas holds a picture for each part, below each other. () = one for all."""
 
     def __post_init__(self) -> None:
         self._levels: list[np.ndarray] = [self.color]
@@ -192,7 +192,7 @@ class Fit:
         return slice(0, data.canvas_size[0]), slice(0, data.canvas_size[1])
 
     def canvas(self, layer: str) -> Canvas:
-        """The whole canvas of a layer, all its segments side by side; :meth:`canonical` gives one of them."""
+        """The whole canvas of a layer, all its segments below each other; :meth:`canonical` gives one of them."""
         data = self.layer(layer)
         known = (data.coverage > 0).astype(np.float32)
         alpha = cv2.GaussianBlur(known, (0, 0), _RIM, borderType=cv2.BORDER_REPLICATE)
@@ -305,7 +305,8 @@ class Fit:
         dense = grid_window(packed, self.stride, self.whole)
         positions = np.ascontiguousarray(dense[..., :2])
         last = np.array([self.size[1] - 0.5, self.size[0] - 0.5], np.float32)
-        sure = (dense[..., 2] > 0.99) & ((positions >= -0.5) & (positions <= last)).all(axis=-1)
+        together = not data.segments or any(p.first <= min(t, s) and max(t, s) <= p.last for p in data.segments)
+        sure = together & (dense[..., 2] > 0.99) & ((positions >= -0.5) & (positions <= last)).all(axis=-1)
         return positions, sure
 
     def track(self, points: np.ndarray, frame: int = 0, layer: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -399,7 +400,7 @@ def _check(fit: Fit) -> None:
         if (layer.opacity is None) != (layer is fit.baked[-1]):
             raise InputError(f"Layer '{layer.name}': every layer but the last needs opacity, and the last has none.")
         for part in layer.segments:
-            inside = part.top >= 0 <= part.left and part.height >= 1 <= part.width
+            inside = min(part.top, part.left) >= 0 and min(part.height, part.width) >= 1
             inside &= part.top + part.height <= layer.color.shape[0] and part.left + part.width <= layer.color.shape[1]
             if not (inside and 0 <= part.first <= part.last < count):
                 raise InputError(f"A segment of layer '{layer.name}' lies outside of the clip or the canvas: {part}.")

@@ -12,18 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from canon.boxes import Box
 from canon.sampling import EXACT_CHANNELS
-
-Box = tuple[slice, slice]
-"""Rows and columns of a frame or canvas."""
 
 _EXACT_STRIDES = (1, 2, 4, 8, 16, 32)
 """Where OpenCV rounds positions to 1/32 px (see :data:`canon.sampling.EXACT_CHANNELS`), nothing is lost with these."""
-
-
-def box_size(box: Box) -> tuple[int, int]:
-    """(height, width) of a box."""
-    return box[0].stop - box[0].start, box[1].stop - box[1].start
 
 
 def sample_grid(grid: Tensor, positions: Tensor, stride: int) -> Tensor:

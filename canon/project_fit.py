@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import logging
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,10 +112,15 @@ def _fit(
 def _key(clip: Clip, request: FitRequest, config: Any) -> str:
     """Hash of everything that a fit depends on: equal keys, equal fits."""
     plain = to_plain(config)
-    files = {k: file_digest(Path(v)) for k, v in vars(config).items() if isinstance(v, Path) and v.is_file()}
-    module = sys.modules[registry.representation(request.representation).__module__]
-    versions = [importlib.metadata.version("canon-video"), getattr(module, "VERSION", None)]
+    paths = {key: value for key, value in vars(config).items() if isinstance(value, Path)}
+    files = {key: [file_digest(file) for file in _files(path)] for key, path in paths.items()}
+    kind = registry.representation(request.representation)
+    versions = [importlib.metadata.version("canon-video"), getattr(kind, "version", None)]
     return content_hash(clip.content_hash, request.representation, plain, files, request.seed, json.dumps(versions))
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
 
 
 def _choose_name(project: Project, request: FitRequest, key: str) -> tuple[str, bool]:

@@ -17,12 +17,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from canon.boxes import Box
 from canon.clip import Clip
 from canon.compose import compose
 from canon.edits import Edit
 from canon.enlarging import enlarged
 from canon.fits import Fit, nonzero_box
-from canon.grids import Box
 from canon.runtime import map_frames
 from canon.video import write_video
 

@@ -25,6 +25,8 @@ class Source:
     images: tuple[Path, ...] = ()
     masks: Path | tuple[tuple[str, Path], ...] | None = None
     """Masks found beside the frames: of one layer or of all, or a folder for each named layer, front to back."""
+    guessed: bool = False
+    """Whether the masks lie where another program puts them, and may be something else."""
 
 
 def natural_key(name: str) -> list[str | int]:
@@ -64,18 +66,24 @@ def find_source(source: str | Path) -> Source:
 
 
 def _from_folder(folder: Path) -> Source:
-    if (folder / folder.name).is_dir() and not images_in(folder):
-        folder = folder / folder.name  # CoDeF: all_sequences/NAME/NAME beside all_sequences/NAME/NAME_masks_0
+    own = folder / folder.resolve().name
+    if (
+        own.is_dir()
+        and images_in(own)
+        and not any(place.is_dir() and images_in(place) for place in (folder, folder / "frames", folder / "images"))
+    ):
+        folder = own  # CoDeF: all_sequences/NAME/NAME beside all_sequences/NAME/NAME_masks_0
     images: list[Path] = []
     # First of all the inner folders: beside them people keep a thumbnail or a background plate.
     for inner in ("frames", "images"):
         if not images and (folder / inner).is_dir():
             images = images_in(folder / inner)
     images = images or images_in(folder)
-    masks = folder / "masks" if (folder / "masks").is_dir() else _davis_annotations(folder) or _published_masks(folder)
+    masks = folder / "masks" if (folder / "masks").is_dir() else _davis_annotations(folder)
+    guessed = None if masks is not None else _published_masks(folder)
     if not images:
         raise InputError(f"The folder '{folder}' holds no images, nor a 'frames' or 'images' folder that does.")
-    return Source(str(folder), images=_distinct(images), masks=masks)
+    return Source(str(folder), images=_distinct(images), masks=masks or guessed, guessed=guessed is not None)
 
 
 def _davis_annotations(folder: Path) -> Path | None:
@@ -96,7 +104,7 @@ def _published_masks(folder: Path) -> Path | tuple[tuple[str, Path], ...] | None
     """
     place, name = folder.resolve().parent, folder.resolve().name
     groups = [place / f"{name}_masks_0"]
-    while groups[-1].is_dir():
+    while groups[-1].is_dir() and images_in(groups[-1]):
         groups.append(place / f"{name}_masks_{len(groups)}")
     groups = groups[:-1]
     fronts = groups[:-1] or groups

@@ -255,6 +255,15 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     return array
 
 
+def fresh_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new memory-mapped uint8 array; what an earlier run may still have mapped under that name is left to it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    return create_array(path, shape, np.uint8)
+
+
 def open_array(path: Path, mode: str = "r") -> np.ndarray:
     """Memory-map a .npy file; nothing is unpickled.
 

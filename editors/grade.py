@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from canon.edits import Delta, Edit, Provenance, Step, check_aspect
+from canon.boxes import box_size
+from canon.edits import Delta, Edit, Provenance, Step, check_aspect, in_segment
 from canon.registry import Editor
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class GradeConfig:
     """Factors for red, green and blue."""
     mask: str | None = None
     """Image of the canvas's aspect whose brightness says how much applies where; none = everywhere."""
+    segment: int | None = None
+    """Which canvas the mask is of, or alone is graded, from 0, where the clip has cuts; none = all, or the first's."""
 
 
 class Grade(Editor):
@@ -48,7 +51,12 @@ class Grade(Editor):
             InputError: unknown layer, a value out of range, or a mask that cannot be read or has another aspect.
         """
         layer = fit.layer(config.layer or fit.layers[0])
-        mask = None if config.mask is None else _read_mask(config.mask, layer.name, layer.canvas_size)
+        box = fit.segment_box(layer.name, config.segment or 0)
+        mask = None if config.mask is None else _read_mask(config.mask, layer.name, box_size(box))
+        if mask is None and config.segment is not None:
+            mask = np.ones(box_size(box), np.float32)
+        if mask is not None:
+            mask = in_segment(mask.astype(np.float32), layer.canvas_size, box)
         numbers = {name: getattr(config, name) for name in Delta().parameters}
         provenance = Provenance.now("grade", config, [config.mask] if config.mask is not None else [])
         return Edit([Step(layer.name, Delta(**numbers, mask=mask), provenance)], fit.id)

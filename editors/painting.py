@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import torch
 
+from canon.boxes import Box, box_size
 from canon.coordinates import grid_nodes
 from canon.editors.matching import match_pictures
 from canon.editors.paint import PaintConfig
-from canon.edits import Edit, Over, Provenance, Step, check_aspect, resize_to
+from canon.edits import Edit, Over, Provenance, Step, check_aspect, in_segment
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
-from canon.grids import Box, affine_guess, box_size, find_pixels, level_of_detail
+from canon.grids import affine_guess, find_pixels, level_of_detail
 from canon.sampling import mip_levels, pyramid, remap, sample_mip_points
 from canon.storage import read_image, to_float, to_uint8
 
@@ -23,10 +24,12 @@ log = logging.getLogger("canon")
 
 _SAME = 1
 """Levels of 255 within which a texel counts as unedited."""
-_RIM = 4
-"""Pixels of a soft edge that go with the paint on the solid part beside it."""
 _SAME_RESIZED = 3
 """The same for an image that was resized on the way: paint programs round differently."""
+_ANOTHERS = 0.2
+"""Share of unedited texels below which an image may be of another segment."""
+_RIM = 4
+"""Pixels of a soft edge that go with the paint on the solid part beside it."""
 
 
 def paint(fit: Fit, config: PaintConfig) -> Edit:
@@ -42,11 +45,13 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
         name = config.layer or fit.layers[0]
         segment = fit.segment_box(name, config.segment)
         if config.reference is not None:
+            if config.overlay:
+                raise InputError("An image is an overlay or a change of a reference, not both; drop one option.")
             files += [config.reference] if isinstance(config.reference, str | Path) else []
             provenance = Provenance.now("paint", config, files)
             made = _from_reference(fit, name, image, read_rgba(config.reference), config.segment)
         elif config.overlay:
-            made = _overlay(fit, name, image, segment)
+            made = _overlay(name, image, segment)
         else:
             made = _replacement(fit, name, image, config.segment)
         found = [(name, _in_place(fit, name, made, segment))]
@@ -79,18 +84,35 @@ def _check_aspect(name: str, image: np.ndarray, box: Box) -> None:
 
 
 def _in_place(fit: Fit, name: str, paint: Over, box: Box) -> Over:
-    """Paint on one segment as paint on the layer's whole canvas, at a whole multiple of its size."""
-    whole, (height, width) = fit.layer(name).canvas_size, box_size(box)
-    if (height, width) == whole:
+    """Paint on one segment as paint on the layer's whole canvas."""
+    if box_size(box) == fit.layer(name).canvas_size:
         return paint
-    times = max(-(-paint.rgba.shape[0] // height), 1)
-    rgba = np.zeros((whole[0] * times, whole[1] * times, 4), np.float32)
-    rows, columns = (slice(side.start * times, side.stop * times) for side in box)
-    rgba[rows, columns] = resize_to(paint.rgba, (height * times, width * times))
-    return Over(rgba)
+    rgba, alpha = paint.rgba, paint.rgba[..., 3:]
+    found = in_segment(np.dstack([rgba[..., :3] * alpha, alpha]), fit.layer(name).canvas_size, box)
+    found[..., :3] /= np.maximum(found[..., 3:], 1e-6)
+    return Over(found)
 
 
-def _overlay(fit: Fit, name: str, image: np.ndarray, box: Box) -> Over:
+def _check_segment(fit: Fit, name: str, painted: np.ndarray, segment: int) -> None:
+    """Refuse an image that is clearly another segment's, which would cover this one whole."""
+
+    def same(k: int) -> float:
+        exported = to_uint8(fit.canonical(name, k).rgba)
+        if exported.shape[:2] != painted.shape[:2]:
+            return 0.0
+        known = exported[..., 3] > 0
+        return float((cv2.absdiff(exported[..., :3], painted[..., :3]).max(axis=-1) <= _SAME)[known].mean())
+
+    others = [k for k in range(len(fit.segments(name))) if k != segment]
+    if others and same(segment) < _ANOTHERS:
+        best = max(others, key=same)
+        if same(best) > 2 * max(same(segment), _ANOTHERS):
+            raise InputError(
+                f"The painted image is the canvas of segment {best}, not of {segment}; add segment {best}."
+            )
+
+
+def _overlay(name: str, image: np.ndarray, box: Box) -> Over:
     _check_aspect(name, image, box)
     if image.shape[2] != 4:
         raise InputError("An overlay needs transparency (RGBA); paint on a transparent layer and export that.")
@@ -102,6 +124,7 @@ def _replacement(fit: Fit, name: str, image: np.ndarray, segment: int) -> Over:
     _check_aspect(name, image, fit.segment_box(name, segment))
     exported = to_uint8(fit.canonical(name, segment).rgba)
     painted = to_uint8(image)
+    _check_segment(fit, name, painted, segment)
     size = (image.shape[0], image.shape[1])
     same = np.zeros(size, bool)
     for reference in _resized(exported, size):

@@ -79,6 +79,9 @@ class LayeredConfig:
         return 4 if self.preset != "fast" else 6 if max(size) <= 640 else 8
 
     def __post_init__(self) -> None:
+        for name in ("scribble", "raft", "flow"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, Path(getattr(self, name)))
         for name, value, allowed in (("preset", self.preset, PRESETS), ("solver", self.solver, SOLVERS)):
             if value not in allowed:
                 raise InputError(f"The {name} '{value}' is not known; choose one of {', '.join(allowed)}.")
@@ -129,21 +132,25 @@ class Layered(Representation):
         """See :meth:`canon.registry.Representation.fit`. Every shot of the clip gets canvases of its own."""
         check_prompt(clip, _prompt(config))
         given = None if config.flow is None else imported_flow(config.flow, len(clip), clip.size)
+        made_of = "" if config.flow is None else content_hash(*map(file_digest, sorted(config.flow.glob("*.npy"))))
         firsts = [0, *find_cuts(clip.frames)]
         if len(firsts) == 1:
-            return self._shot(clip, config, workspace, device, seed, progress, given)
+            return self._shot(clip, config, workspace, device, seed, progress, given, made_of)
         log.warning("the clip cuts at frame %s: each shot gets canvases of its own", ", ".join(map(str, firsts[1:])))
         fits = []
         for number, (first, end) in enumerate(zip(firsts, [*firsts[1:], len(clip)], strict=True)):
             shot = clip.part(first, end - 1)
-            own = _for_shot(config, first, end)
+            own = _for_shot(config, first, end, len(clip))
 
             def tell(stage: str, done: float, figures: Mapping[str, float], number: int = number) -> None:
                 progress(stage, (number + done) / len(firsts), figures)
 
-            fits.append(self._shot(shot, own, workspace, device, seed, tell, given, first))
-        fit = join(clip, fits, firsts, workspace / f"shots-{clip.content_hash}")
-        fit.config = plain_options(config)
+            fits.append(self._shot(shot, own, workspace, device, seed, tell, given, f"{made_of} {first}", first))
+        plain = plain_options(config)
+        fit = join(
+            clip, fits, firsts, Workspace(workspace, clip.content_hash, self.version, seed).stage("shots", plain)
+        )
+        fit.config = plain
         return fit
 
     def _shot(
@@ -155,12 +162,16 @@ class Layered(Representation):
         seed: int,
         progress: Progress,
         given: Callable[[int, int], np.ndarray | None] | None,
+        made_of: str,
         first: int = 0,
     ) -> Fit:
-        """Fit a clip of one shot, frame ``first`` and so on of the whole, which optical flow was ``given`` of."""
-        weights, between = "", None
+        """Fit a clip of one shot, frame ``first`` and so on of the whole, which optical flow was ``given`` of.
+
+        Args:
+            made_of: hash of that flow.
+        """
+        weights, between = made_of, None
         if given is not None:
-            weights = content_hash(*(file_digest(path) for path in sorted(config.flow.glob("*.npy"))), first)
             between = lambda t, s: given(first + t, first + s)  # noqa: E731
         elif config.raft is not None:
             raft, weights = load_raft(config.raft, device), file_digest(config.raft)
@@ -220,8 +231,10 @@ def plain_options(config: Any) -> dict[str, Any]:
     }
 
 
-def _for_shot(config: Any, first: int, end: int) -> Any:
-    """The options of a shot, frames ``first`` to ``end`` - 1: a prompt belongs to the shot of its frame alone."""
+def _for_shot(config: Any, first: int, end: int, count: int) -> Any:
+    """The options of a shot, frames ``first`` to ``end`` - 1 of ``count``: its share of the time, and a prompt only if
+    that is of one of its frames."""
+    config = replace(config, minutes=config.minutes * (end - first) / count)
     if first <= config.prompt_frame < end:
         return replace(config, prompt_frame=config.prompt_frame - first)
     return replace(config, prompt_frame=0, box=None, scribble=None)

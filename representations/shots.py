@@ -1,4 +1,4 @@
-"""Clips of several shots: each is fitted by itself, and their canvases go side by side."""
+"""Clips of several shots: each is fitted by itself, and their canvases go below each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from canon.clip import Clip
 from canon.coordinates import grid_nodes
 from canon.fits import Fit, FitLayer, Segment
-from canon.storage import create_array
+from canon.storage import fresh_array
 
 _GAP = 32
 """Texels between two shots' canvases, so that a frame that looks at half or quarter size sees its own only."""
@@ -55,13 +55,13 @@ def _joined(name: str, clip: Clip, fits: Sequence[Fit], firsts: Sequence[int], f
     # Where a layer is missing, it lies at rest, unseen.
     grid = np.repeat(grid_nodes(clip.size, fits[0].stride).numpy()[None], len(clip), axis=0)
     lighting = np.ones((len(clip), *found[0][2].lighting.shape[1:]), np.float32)
-    opacity = None if last else create_array(folder / f"opacity-{name}.npy", (len(clip), *clip.size), np.uint8)
+    opacity = None if last else fresh_array(folder / f"opacity-{name}.npy", (len(clip), *clip.size))
     for part, (_, _, layer) in zip(segments, found, strict=True):
         frames = slice(part.first, part.last + 1)
         # What lies around a canvas continues it.
-        below = min(part.top + part.height + _GAP, size[0]) - part.top
-        around = [(0, below - part.height), (0, size[1] - part.width)]
-        color[part.top : part.top + below] = np.pad(layer.color, [*around, (0, 0)], mode="edge")
+        top, end = max(part.top - _GAP // 2, 0), min(part.top + part.height + _GAP // 2, size[0])
+        around = [(part.top - top, end - part.top - part.height), (0, size[1] - part.width)]
+        color[top:end] = np.pad(layer.color, [*around, (0, 0)], mode="edge")
         coverage[part.box] = layer.coverage
         grid[frames] = layer.grid + np.array([part.left, part.top], np.float32)
         lighting[frames] = layer.lighting

@@ -45,6 +45,8 @@ class ExportArguments:
     """tracks, labels: frame in which the points are chosen, or that was labelled."""
     labels: Path | None = None
     """labels: PNG of grey values, palette indices or colours, of --frame; with --layer, of that layer's canvas."""
+    segment: int = 0
+    """labels with --layer: which of the layer's canvases they are of, from 0, where the clip has cuts."""
     extend: bool = True
     """labels: what the labelled frame does not show takes the nearest label on the canvas; --no-extend leaves it 0."""
     edit: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -77,7 +79,7 @@ def run(arguments: list[str]) -> int:
         if own.labels is None:
             raise InputError("'canon export DIR labels' needs --labels with an image of one frame, or of a canvas.")
         target = own.out or str(exports / f"{fit_name}-labels")
-        export_labels(fit, own.labels, target, own.frame, own.layer, own.extend)
+        export_labels(fit, own.labels, target, own.frame, own.layer, own.extend, own.segment)
         print(target)
     else:
         from canon.rendering import render

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image
 
+from canon.boxes import box_size
 from canon.clip import check_frame
 from canon.coordinates import Size
 from canon.edits import check_aspect
@@ -79,24 +80,29 @@ def _on_canvas(fit: Fit, name: str, frame: int, labels: np.ndarray, own: np.ndar
     return canvas
 
 
-def labels_from_canvas(fit: Fit, labels: np.ndarray, layer: str) -> Iterator[np.ndarray]:
+def labels_from_canvas(fit: Fit, labels: np.ndarray, layer: str, segment: int = 0) -> Iterator[np.ndarray]:
     """Every frame's labels, given those of a layer's canvas; pixels that show another layer get 0.
 
     Args:
         labels: [h, w] or [h, w, C], of the canvas's aspect.
+        segment: the one that they are of; the frames of others get 0.
 
     Raises:
-        InputError: unknown layer, or labels of another aspect.
+        InputError: unknown layer or segment, or labels of another aspect.
     """
-    canvas, size = fit.layer(layer).canvas_size, (labels.shape[0], labels.shape[1])
+    box, size = fit.segment_box(layer, segment), (labels.shape[0], labels.shape[1])
+    canvas, (first, last) = box_size(box), fit.segments(layer)[segment]
+    corner = np.array([box[1].start, box[0].start], np.float32)
     check_aspect("The labels are", size, layer, canvas)
     scale = np.array([size[1] / canvas[1], size[0] / canvas[0]], np.float32)
 
     def one(t: int) -> np.ndarray:
-        uv, weight = fit.coordinates(t, layer)
-        x, y = _nearest((uv + np.float32(0.5)) * scale - np.float32(0.5), size)
-        shown = weight > 0.5
         found = np.zeros((*fit.size, *labels.shape[2:]), labels.dtype)
+        if not first <= t <= last:
+            return found
+        uv, weight = fit.coordinates(t, layer)
+        x, y = _nearest((uv - corner + np.float32(0.5)) * scale - np.float32(0.5), size)
+        shown = weight > 0.5
         found[shown] = labels[y[shown], x[shown]]
         return found
 
@@ -109,7 +115,13 @@ def _nearest(positions: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]
 
 
 def export_labels(
-    fit: Fit, source: Path, folder: str | Path, frame: int = 0, canvas_of: str | None = None, extend: bool = True
+    fit: Fit,
+    source: Path,
+    folder: str | Path,
+    frame: int = 0,
+    canvas_of: str | None = None,
+    extend: bool = True,
+    segment: int = 0,
 ) -> int:
     """Write a folder of PNGs, 00000.png and so on, with the labels of an image carried to all frames.
 
@@ -118,6 +130,7 @@ def export_labels(
         frame: the frame that the image belongs to.
         canvas_of: the layer on whose canvas the image lies instead.
         extend: see :func:`propagate_labels`.
+        segment: of that layer, see :func:`labels_from_canvas`.
 
     Returns:
         the number of frames.
@@ -129,7 +142,7 @@ def export_labels(
     frames = (
         propagate_labels(fit, labels, frame, extend)
         if canvas_of is None
-        else labels_from_canvas(fit, labels, canvas_of)
+        else labels_from_canvas(fit, labels, canvas_of, segment)
     )
     count = 0
     with image_folder(Path(folder)) as out:

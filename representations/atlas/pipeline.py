@@ -15,7 +15,6 @@ from canon.representations.solve.register import refresh_detail
 from canon.representations.solve.tracking import Chain, choose_keyframe, place_canvas
 
 _BACKGROUND_FINEST = 1.5  # texels per pixel at most, where the clip zooms in
-_MAX_CANVAS = 40_000_000
 
 
 def start(problem: Problem, flow: Flow, camera: CameraMotion, scale: float, preset: str) -> None:
@@ -44,9 +43,5 @@ def _place_background(problem: Problem, index: int, camera: CameraMotion, scale:
         # Fine enough for the frames that zoom in: the canvas must not lose what they show.
         dets = torch.stack([jacobian(layer.grid[t], problem.stride).det().abs().median() for t in range(problem.count)])
         scale = float((1.0 / torch.quantile(dets.sqrt(), 0.15)).clamp(least, _BACKGROUND_FINEST))
-    extent = (layer.grid.amax((0, 1, 2)) - layer.grid.amin((0, 1, 2))).double()
-    area = float(extent.prod()) * scale**2
-    if area > _MAX_CANVAS:
-        scale *= (_MAX_CANVAS / area) ** 0.5
     place_canvas(problem, index, scale)
     layer.reference = layer.grid.clone()

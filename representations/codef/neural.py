@@ -34,7 +34,7 @@ class CodefOptions(TrainingOptions):
     levels: int = 16
     """Of the hash grids."""
     log2_size: int = 19
-    """Most entries of a level, as a power of two; never more than the clip has pixels."""
+    """Most entries of a level, as a power of two; a small clip has no more than about twice its pixels."""
     coarsest: int = 16
     """Cells along a side of the first level."""
     growth_canonical: float = 1.44

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -51,7 +53,8 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
             else:
                 index = index + cell * step
                 step = step * resolution
-        index = (index & (size - 1)) if HASHED else (index % size)
+        # Wrapped, also below 0: a point outside must not read elsewhere in memory.
+        index = (index & (size - 1)) if HASHED else ((index % size + size) % size)
         value = tl.load(table + index[:, None] * F + feature[None, :], mask=inside[:, None], other=0.0)
         total += weight[:, None] * value.to(tl.float32)
     tl.store(out + row[:, None] * F + feature[None, :], total, mask=inside[:, None])
@@ -84,7 +87,8 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
             else:
                 index = index + cell * step
                 step = step * resolution
-        index = (index & (size - 1)) if HASHED else (index % size)
+        # Wrapped, also below 0: a point outside must not read elsewhere in memory.
+        index = (index & (size - 1)) if HASHED else ((index % size + size) % size)
         entry = index[:, None] * F + feature[None, :]
         if TABLE:
             tl.atomic_add(to_table + entry, weight[:, None] * given, mask=inside[:, None])
@@ -109,10 +113,11 @@ def forward_level(points: Tensor, table: Tensor, scale: float, resolution: int |
     """Features [N, F] of points [N, D] (float32) in a level's table [S, F], F a power of two."""
     points, table = points.contiguous(), table.contiguous()
     out = torch.empty((len(points), table.shape[1]), dtype=torch.float32, device=table.device)
-    _forward_kernel[_grid(points)](
-        points, table, out, len(points), scale, resolution or 0, len(table),
-        D=points.shape[1], F=table.shape[1], HASHED=resolution is None, BLOCK=_BLOCK,
-    )  # fmt: skip
+    with _on(points):
+        _forward_kernel[_grid(points)](
+            points, table, out, len(points), scale, resolution or 0, len(table),
+            D=points.shape[1], F=table.shape[1], HASHED=resolution is None, BLOCK=_BLOCK,
+        )  # fmt: skip
     return out.to(table.dtype)
 
 
@@ -123,12 +128,18 @@ def backward_level(
     points, table, gradient = points.contiguous(), table.contiguous(), gradient.contiguous()
     to_points = torch.zeros_like(points) if wanted[0] else points
     to_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device) if wanted[1] else table
-    _backward_kernel[_grid(points)](
-        points, table, gradient, to_points, to_table, len(points), scale, resolution or 0, len(table),
-        D=points.shape[1], F=table.shape[1], HASHED=resolution is None,
-        POINTS=wanted[0], TABLE=wanted[1], BLOCK=_BLOCK,
-    )  # fmt: skip
+    with _on(points):
+        _backward_kernel[_grid(points)](
+            points, table, gradient, to_points, to_table, len(points), scale, resolution or 0, len(table),
+            D=points.shape[1], F=table.shape[1], HASHED=resolution is None,
+            POINTS=wanted[0], TABLE=wanted[1], BLOCK=_BLOCK,
+        )  # fmt: skip
     return (to_points if wanted[0] else None), (to_table if wanted[1] else None)
+
+
+def _on(points: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current GPU, which need not be the one that the tensors are on."""
+    return torch.cuda.device(points.device) if points.is_cuda else nullcontext()
 
 
 def _grid(points: Tensor) -> tuple[int]:

@@ -102,7 +102,7 @@ def compute_flow(
 
     Args:
         between: flow [H, W, 2] in pixels from one frame to a neighbour, by their numbers; without it, or where it gives
-            None, DIS finds it.
+            None or nan, DIS finds it.
     """
     count, height, width = frames.shape[:3]
     shape = (max(count - 1, 0), -(-height // FLOW_STRIDE), -(-width // FLOW_STRIDE), 2)
@@ -117,8 +117,11 @@ def compute_flow(
         engine, found = DisFlow(), []
         for a, b in ((t, t + 1), (t + 1, t)):
             flow = None if between is None else between(a, b)
-            if flow is None:
+            unknown = None if flow is None else np.isnan(flow[..., :1])
+            if flow is None or unknown is None:
                 flow = engine(gray(frames[a]), gray(frames[b]))
+            elif unknown.any():
+                flow = np.where(unknown, engine(gray(frames[a]), gray(frames[b])), flow)
             found.append(cv2.resize(flow, (shape[2], shape[1]), interpolation=cv2.INTER_AREA))
         return t, found[0], found[1]
 

@@ -18,12 +18,12 @@ from canon.errors import InputError
 from canon.sources import IMAGE_SUFFIXES, natural_key
 
 _PADDING = 8
-_FAR = 1e4
-"""Pixels; CoDeF's scripts write this where a mask hides the flow."""
+_FAR = 9e3
+"""Pixels from which on it means that there is no flow: CoDeF's scripts write 10,000 where a mask hides it."""
 
 
 def imported_flow(folder: Path, count: int, size: Size) -> Callable[[int, int], np.ndarray | None]:
-    """Flow between frames t and s, neighbours: float32 [H, W, 2] in pixels, or None where the folder has none.
+    """Flow between frames t and s, neighbours: float32 [H, W, 2] in pixels, nan where it is not known, or None.
 
     Args:
         count: frames that it has to be of, at least.
@@ -39,6 +39,9 @@ def imported_flow(folder: Path, count: int, size: Size) -> Callable[[int, int], 
     missing = [t for t in range(count - 1) if (t, t + 1) not in pairs]
     if missing:
         raise InputError(f"'{folder}' holds no flow from frame {missing[0]} to the next; the clip has {count} frames.")
+
+    for path in files:
+        _open(path, size)
 
     def between(t: int, s: int) -> np.ndarray | None:
         return None if (t, s) not in pairs else _read(pairs[t, s], size)
@@ -56,7 +59,8 @@ def _pairs(files: list[Path]) -> dict[tuple[int, int], Path]:
     return {(order[a], order[b]): path for (a, b), path in zip(both, files, strict=True)}
 
 
-def _read(path: Path, size: Size) -> np.ndarray:
+def _open(path: Path, size: Size) -> np.ndarray:
+    """[h, w, 2], memory-mapped."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -66,8 +70,13 @@ def _read(path: Path, size: Size) -> np.ndarray:
     right = planes or (stored.ndim == 3 and stored.shape[2] == 2)
     if not right or stored.dtype.kind != "f" or 0 in shape or max(shape) > 8 * max(size):
         raise InputError(f"'{path}' is {stored.dtype} {list(stored.shape)}, which is no flow of frames of this size.")
-    flow = np.array(stored[0].transpose(1, 2, 0) if planes else stored, np.float32)
-    flow = np.nan_to_num(flow, nan=_FAR, posinf=_FAR, neginf=-_FAR).clip(-_FAR, _FAR)
+    return stored[0].transpose(1, 2, 0) if planes else stored
+
+
+def _read(path: Path, size: Size) -> np.ndarray:
+    flow = np.array(_open(path, size), np.float32)
+    flow[~(np.abs(flow) < _FAR).all(axis=-1)] = np.nan
+    shape = flow.shape[:2]
     spare = shape[0] - size[0], shape[1] - size[1]
     if all(0 <= more < _PADDING for more in spare):
         top, left = spare[0] // 2, spare[1] // 2

@@ -16,9 +16,10 @@ from canon.coordinates import Size, grid_nodes, grid_size, grid_to_pixels, pixel
 from canon.fits import FitLayer
 from canon.grids import texels_per_pixel
 from canon.representations.neural.evaluation import in_chunks
-from canon.representations.neural.samples import frame_points, fresh_array
+from canon.representations.neural.samples import frame_points
 from canon.representations.solve.layers import light_stride
 from canon.sampling import splat_plain
+from canon.storage import fresh_array
 
 SNAP = 0.05
 """Opacity within this of 0 or 1 becomes 0 or 1: the networks never say quite 1, and 0.97 leaks the source."""

@@ -1,4 +1,7 @@
-"""The state of a training run on disk: a killed run goes on from there and ends as if it had never stopped."""
+"""The state of a training run on disk: a killed run goes on from there.
+
+One that ends after so many steps ends as if it had never stopped; one that ends after so much time need not.
+"""
 
 from __future__ import annotations
 

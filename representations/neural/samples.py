@@ -12,7 +12,7 @@ from torch import Tensor
 
 from canon.coordinates import Size, to_square
 from canon.representations.motion.flow import Flow
-from canon.storage import create_array, explain_os_error
+from canon.storage import fresh_array
 
 BASE, RIGHT, DOWN, FORWARD, BACKWARD, FAR_RIGHT, FAR_DOWN = range(7)
 """The points that belong to each sample: itself, 1 px away, one frame away along the flow, and far away."""
@@ -151,15 +151,6 @@ class Sampler:
             moved.append((at_x, at_y, np.where(exists, other, t)))
             trust.append(sure[pair, row, column] * (exists & inside) / np.float32(255))
         return moved, np.stack(trust).astype(np.float32)
-
-
-def fresh_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A new memory-mapped uint8 array; what an earlier run may still have mapped under that name is left to it."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise explain_os_error(error, path) from error
-    return create_array(path, shape, np.uint8)
 
 
 def _confidence(flow: Flow, folder: Path) -> np.ndarray:

@@ -29,6 +29,7 @@ from canon.representations.solve.register import (
 from canon.runtime import map_frames
 
 CANVAS_MARGIN = 24
+_MOST_TEXELS = 40_000_000
 _STIFF_TO_SOFT = (200.0, 50.0, 10.0)
 _ASTRAY = 1.0  # pixels per frame
 _SHAKE = 0.3
@@ -192,6 +193,8 @@ def place_canvas(problem: Problem, index: int, scale: float) -> None:
             highs.append(points.amax(0))
     if not lows:  # never seen: a canvas of the frame's size holds it as well as any
         lows, highs = [layer.grid[0].amin((0, 1))], [layer.grid[0].amax((0, 1))]
+    extent = (torch.stack(highs).amax(0) - torch.stack(lows).amin(0)).double()
+    scale = min(scale, float((_MOST_TEXELS / extent.prod().clamp_min(1.0)).sqrt()))
     low = (torch.stack(lows).amin(0) * scale).floor() - CANVAS_MARGIN
     high = (torch.stack(highs).amax(0) * scale).ceil() + CANVAS_MARGIN
     width, height = (int(v) for v in (high - low + 1).tolist())

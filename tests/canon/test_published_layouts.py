@@ -64,6 +64,20 @@ def test_codef_sequences(scene: Scene, groups: int, outer: bool, tmp_path: Path)
     assert last is not None and np.array_equal(last, scene.masks(2, "foreground"))
 
 
+def test_ordinary_folders_are_not_taken_for_theirs(
+    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_frames(tmp_path / "walk" / "frames", scene)
+    write_masks(tmp_path / "walk" / "masks", [scene.masks(t, "foreground") for t in range(COUNT)])
+    (tmp_path / "walk" / "walk").mkdir()
+    write_image(tmp_path / "walk" / "walk" / "thumbnail.png", scene.frames[0])
+    clip = Clip.load(tmp_path / "walk")
+    assert len(clip) == COUNT and list(clip.masks) == ["foreground"]
+    write_frames(tmp_path / "bear", scene)
+    write_masks(tmp_path / "bear_masks", [np.full((8, 8), 255, np.uint8)] * 2)  # of something else
+    assert not Clip.load(tmp_path / "bear").masks and "left out" in caplog.text
+
+
 def test_layered_neural_atlases_data(scene: Scene, tmp_path: Path) -> None:
     write_frames(tmp_path / "data" / "swan", scene, "jpg")
     write_masks(tmp_path / "data" / "swan_maskrcnn", [scene.masks(t, "foreground") for t in range(COUNT)])
@@ -94,19 +108,29 @@ def test_their_flow_is_read_as_it_is_meant(scene: Scene, kind: str, tmp_path: Pa
     assert np.isfinite(fit.reconstruct(0)).all()
 
 
+def test_flow_behind_a_mask_is_found_anew(scene: Scene, tmp_path: Path) -> None:
+    theirs = true_flow(scene, 0, 1) + np.float32(0.25)
+    theirs[:, : SIZE[1] // 2] = 10_000
+    np.save(tmp_path / "000000.npy", theirs.transpose(2, 0, 1)[None])
+    flow = compute_flow(scene.frames[:2], tmp_path, imported_flow(tmp_path, 2, SIZE)).between(0, 1)
+    assert np.abs(flow).max() < 50
+    assert np.abs(flow - theirs[::2, ::2])[:, SIZE[1] // 4 + 2 :].max() < 0.1
+
+
 def test_flow_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     with pytest.raises(canon.InputError, match="holds no optical flow"):
         imported_flow(tmp_path / "nowhere", 3, SIZE)
     np.save(tmp_path / "000000.npy", np.zeros((1, 2, *SIZE), np.float32))
     with pytest.raises(canon.InputError, match="no flow from frame 1"):
         imported_flow(tmp_path, 3, SIZE)
+    np.save(tmp_path / "000001.npy", np.zeros((1, 2, *SIZE), np.float32))
     for values in (np.zeros((3, 4), np.float32), np.zeros((*SIZE, 2), np.int32), np.array([{"a": 1}], dtype=object)):
         np.save(tmp_path / "000000.npy", values, allow_pickle=True)
         with pytest.raises(canon.InputError, match="000000"):
-            imported_flow(tmp_path, 2, SIZE)(0, 1)
+            imported_flow(tmp_path, 3, SIZE)
     (tmp_path / "000000.npy").write_bytes(b"nothing")
     with pytest.raises(canon.InputError, match="damaged"):
-        imported_flow(tmp_path, 2, SIZE)(0, 1)
+        imported_flow(tmp_path, 3, SIZE)
 
 
 def test_an_edit_of_another_projects_canonical_is_carried_over(tmp_path: Path) -> None:

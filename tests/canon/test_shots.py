@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from truth import psnr, small_scene
 
 import canon
 from canon.clip import Clip
-from canon.exports.labels import propagate_labels
+from canon.exports.labels import labels_from_canvas, propagate_labels
 from canon.exports.stabilise import stabilised
 from canon.fits import Fit
 from canon.scenes import Scene, make
@@ -100,6 +101,52 @@ def test_paint_on_one_segment_stays_in_its_shot(fit: Fit, segment: int, times: i
         changed = (video[t] != fit.clip.frames[t]).any(axis=-1)
         solid = fit.coordinates(t, "background")[1] > 0.999
         assert changed[solid].mean() > 0.95 if (t >= FIRST) == bool(segment) else not changed.any()
+
+
+def test_paint_on_the_wrong_segment_is_refused(fit: Fit) -> None:
+    """Shots of one size, so that nothing else tells them apart."""
+    of = dataclasses.replace(fit.layer("background"))
+    one, two = of.segments
+    of.segments = (one, dataclasses.replace(two, height=one.height, width=one.width))
+    same = Fit(fit.clip, "atlas", {}, [fit.layer("foreground"), of], fit.stride, fit.light_stride)
+    painted = to_uint8(same.canonical("background", 1).rgba)
+    painted[20:30, 40:60, :3] = (255, 0, 0)
+    with pytest.raises(canon.InputError, match="canvas of segment 1, not of 0"):
+        canon.edit(same, "paint", layer="background", image=painted)
+    assert canon.edit(same, "paint", layer="background", image=painted, segment=1).steps
+
+
+def test_an_overlay_on_a_segment_keeps_its_colour(fit: Fit) -> None:
+    height, width = fit.canonical("background", 1).size
+    overlay = np.zeros((round(height * 1.5), round(width * 1.5), 4), np.float32)
+    overlay[20:50, 30:70] = 1.0
+    edit = canon.edit(fit, "paint", layer="background", segment=1, overlay=True, image=overlay)
+    rgba = edit.steps[0].operation.rgba
+    assert rgba[..., :3][rgba[..., 3] > 0.02].min() > 0.98
+
+
+def test_grades_and_labels_of_one_segment(fit: Fit, tmp_path: Path) -> None:
+    canvas = np.full((*fit.canonical("background", 1).size, 1), 255, np.uint8)
+    write_image(tmp_path / "mask.png", canvas)
+    for options in ({"mask": str(tmp_path / "mask.png")}, {}):
+        edit = canon.edit(fit, "grade", layer="background", segment=1, exposure=-1.0, **options)
+        video = canon.render(fit, edit)
+        assert np.array_equal(video[0], fit.clip.frames[0]) and video[FIRST].mean() < fit.clip.frames[FIRST].mean() - 10
+    found = list(labels_from_canvas(fit, canvas[..., 0], "background", 1))
+    assert not any(found[t].any() for t in range(FIRST))
+    assert all((found[t] > 0).mean() > 0.5 for t in range(FIRST, len(fit)))
+
+
+def test_another_fit_in_the_same_workspace_leaves_the_first_alone(clip: Clip, tmp_path: Path) -> None:
+    small = Clip.from_frames(np.asarray(clip.frames), masks={"foreground": np.asarray(clip.masks["foreground"].values)})
+    first = canon.fit(small, "atlas", preset="fast", workspace=tmp_path, device="cpu")
+    before = [weight.copy() for weight in first.weights(0)]
+    canon.fit(small, "atlas", preset="fast", stride=12, workspace=tmp_path, device="cpu")
+    assert all(np.array_equal(a, b) for a, b in zip(before, first.weights(0), strict=True))
+
+
+def test_nothing_corresponds_across_a_cut(fit: Fit) -> None:
+    assert not fit.correspondence(0, FIRST, "background")[1].any() and fit.correspondence(0, 1, "background")[1].any()
 
 
 def test_points_are_not_followed_into_another_shot(fit: Fit) -> None:
