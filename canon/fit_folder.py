@@ -58,7 +58,7 @@ def save_fit(fit: Fit, folder: Path) -> None:
 def canvas_files(fit: Fit, layer: str) -> list[str]:
     """File names of a layer's canonical images, one for each segment."""
     count = len(fit.segments(layer))
-    return [f"{layer}.png"] if count == 1 else [f"{layer}-part{k + 1}.png" for k in range(count)]
+    return [f"{layer}.png"] if count == 1 else [f"{layer}-segment{k}.png" for k in range(count)]
 
 
 def _record(fit: Fit, reference: str, digests: dict[str, str]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_saved_and_loaded_it_keeps_its_segments(fit: Fit, tmp_path: Path) -> Non
     fit.save(tmp_path / "fit")
     loaded = canon.load(tmp_path / "fit")
     files = sorted(path.name for path in (tmp_path / "fit" / "canonical").iterdir())
-    assert files == [f"{name}-part{k}.png" for name in ("background", "foreground") for k in (1, 2)]
+    assert files == [f"{name}-segment{k}.png" for name in ("background", "foreground") for k in (0, 1)]
     assert loaded.segments("foreground") == fit.segments("foreground") and loaded.id == fit.id
     assert np.array_equal(loaded.reconstruct(FIRST), fit.reconstruct(FIRST))
 
