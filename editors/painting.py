@@ -103,13 +103,13 @@ def _check_segment(fit: Fit, name: str, painted: np.ndarray, segment: int) -> No
         known = exported[..., 3] > 0
         return float((cv2.absdiff(exported[..., :3], painted[..., :3]).max(axis=-1) <= _SAME)[known].mean())
 
-    others = [k for k in range(len(fit.segments(name))) if k != segment]
-    if others and same(segment) < _ANOTHERS:
-        best = max(others, key=same)
-        if same(best) > 2 * max(same(segment), _ANOTHERS):
-            raise InputError(
-                f"The painted image is the canvas of segment {best}, not of {segment}; add segment {best}."
-            )
+    count = len(fit.segments(name))
+    if count == 1 or same(segment) >= _ANOTHERS:
+        return
+    shares = {k: same(k) for k in range(count) if k != segment}
+    best = max(shares, key=lambda k: shares[k])
+    if shares[best] > 2 * _ANOTHERS:
+        raise InputError(f"The painted image is the canvas of segment {best}, not of {segment}; add segment {best}.")
 
 
 def _overlay(name: str, image: np.ndarray, box: Box) -> Over:

@@ -30,6 +30,30 @@ def _hash_term(cell, axis: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _corner(  # type: ignore[no-untyped-def]
+    points, row, inside, corner: tl.constexpr, scale, resolution, size,
+    D: tl.constexpr, HASHED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    weight = tl.full((BLOCK,), 1.0, tl.float32)
+    index = tl.zeros((BLOCK,), tl.int64)
+    step = tl.full((), 1, tl.int64)
+    for axis in tl.static_range(D):
+        position = tl.load(points + row * D + axis, mask=inside, other=0.0) * scale + 0.5
+        low = tl.floor(position)
+        bit: tl.constexpr = (corner >> axis) & 1
+        cell = low.to(tl.int64) + bit
+        weight *= (position - low) if bit == 1 else (1.0 - (position - low))
+        if HASHED:
+            index = index ^ _hash_term(cell, axis)
+        else:
+            index = index + cell * step
+            step = step * resolution
+    # Wrapped, also below 0: a point outside must not read elsewhere in memory.
+    index = (index & (size - 1)) if HASHED else ((index % size + size) % size)
+    return weight, index
+
+
+@triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
     points, table, out, count, scale, resolution, size,
     D: tl.constexpr, F: tl.constexpr, HASHED: tl.constexpr, BLOCK: tl.constexpr,
@@ -39,22 +63,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     feature = tl.arange(0, F)
     total = tl.zeros((BLOCK, F), tl.float32)
     for corner in tl.static_range(2**D):
-        weight = tl.full((BLOCK,), 1.0, tl.float32)
-        index = tl.zeros((BLOCK,), tl.int64)
-        step = tl.full((), 1, tl.int64)
-        for axis in tl.static_range(D):
-            position = tl.load(points + row * D + axis, mask=inside, other=0.0) * scale + 0.5
-            low = tl.floor(position)
-            bit: tl.constexpr = (corner >> axis) & 1
-            cell = low.to(tl.int64) + bit
-            weight *= (position - low) if bit == 1 else (1.0 - (position - low))
-            if HASHED:
-                index = index ^ _hash_term(cell, axis)
-            else:
-                index = index + cell * step
-                step = step * resolution
-        # Wrapped, also below 0: a point outside must not read elsewhere in memory.
-        index = (index & (size - 1)) if HASHED else ((index % size + size) % size)
+        weight, index = _corner(points, row, inside, corner, scale, resolution, size, D, HASHED, BLOCK)
         value = tl.load(table + index[:, None] * F + feature[None, :], mask=inside[:, None], other=0.0)
         total += weight[:, None] * value.to(tl.float32)
     tl.store(out + row[:, None] * F + feature[None, :], total, mask=inside[:, None])
@@ -73,22 +82,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     given = tl.load(gradient + row[:, None] * F + feature[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
     slopes = tl.zeros((BLOCK, 4), tl.float32)
     for corner in tl.static_range(2**D):
-        weight = tl.full((BLOCK,), 1.0, tl.float32)
-        index = tl.zeros((BLOCK,), tl.int64)
-        step = tl.full((), 1, tl.int64)
-        for axis in tl.static_range(D):
-            position = tl.load(points + row * D + axis, mask=inside, other=0.0) * scale + 0.5
-            low = tl.floor(position)
-            bit: tl.constexpr = (corner >> axis) & 1
-            cell = low.to(tl.int64) + bit
-            weight *= (position - low) if bit == 1 else (1.0 - (position - low))
-            if HASHED:
-                index = index ^ _hash_term(cell, axis)
-            else:
-                index = index + cell * step
-                step = step * resolution
-        # Wrapped, also below 0: a point outside must not read elsewhere in memory.
-        index = (index & (size - 1)) if HASHED else ((index % size + size) % size)
+        weight, index = _corner(points, row, inside, corner, scale, resolution, size, D, HASHED, BLOCK)
         entry = index[:, None] * F + feature[None, :]
         if TABLE:
             tl.atomic_add(to_table + entry, weight[:, None] * given, mask=inside[:, None])

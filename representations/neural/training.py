@@ -162,10 +162,14 @@ class Trainer(ABC):
         """Distance in pixels of the samples' far points at a step; None = without them."""
         return None
 
+    @property
+    def limit(self) -> float:
+        """Seconds after which training stops."""
+        return float("inf") if self.options.minutes is None else self.options.minutes * 60.0
+
     def share(self, step: int) -> float:
         """How much of the run is over, by steps or by time, whichever ends it."""
-        limit = float("inf") if self.options.minutes is None else self.options.minutes * 60.0
-        return min(max(step / self.options.steps, self.run.seconds / limit), 1.0)
+        return min(max(step / self.options.steps, self.run.seconds / self.limit), 1.0)
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -196,8 +200,7 @@ class Trainer(ABC):
     def train(self, progress: Progress) -> None:
         """Take all steps that are left, or those that the time allows."""
         run, o = self.run, self.options
-        total = o.pretraining + o.steps
-        limit = float("inf") if o.minutes is None else o.minutes * 60.0
+        total, limit = o.pretraining + o.steps, self.limit
         clock, saved = time.perf_counter(), run.seconds
         whole = True
         try:
