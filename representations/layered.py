@@ -292,6 +292,7 @@ def digests(masks: list[LayerMasks]) -> list[list[str]]:
 def find_camera(job: Job) -> CameraMotion:
     """The camera's motion, by what is left of the frames beside the masks."""
     clip, flow = job.clip, job.flow
+    thorough = job.config.preset != "fast"
 
     def build(path: Path) -> CameraMotion:
         lattice = (flow.forward.shape[2], flow.forward.shape[1])
@@ -301,7 +302,7 @@ def find_camera(job: Job) -> CameraMotion:
             for t in range(len(clip)):
                 small = cv2.resize(np.ascontiguousarray(mask.values[t]), lattice, interpolation=cv2.INTER_AREA)
                 free[t] = np.minimum(free[t], 255 - cv2.dilate(small, kernel))
-        camera = estimate_camera(clip.frames, flow, free, job.seed)
+        camera = estimate_camera(clip.frames, flow, free, job.seed, thorough)
         arrays = {
             "to_reference": camera.to_reference,
             "inliers": camera.inliers,
@@ -314,7 +315,7 @@ def find_camera(job: Job) -> CameraMotion:
         arrays = open_arrays(path / "camera.safetensors")
         return CameraMotion(np.array(arrays["to_reference"]), int(arrays["reference"][0]), np.array(arrays["inliers"]))
 
-    return job.work.run(job.work.stage("camera", digests(job.masks)), build, load)
+    return job.work.run(job.work.stage("camera", digests(job.masks), thorough), build, load)
 
 
 def bake(problem: Problem, seed: int) -> list[FitLayer]:

@@ -26,7 +26,8 @@ from canon.storage import create_array
 
 log = logging.getLogger("canon")
 
-_RESTARTS, _WORTH_IT = 3, 0.99
+_RESTARTS, _WORTH_IT = 2, 0.99
+_COMPARE = 0.5  # of the lattice: a ghost is a matter of areas
 _FULL = 0.8
 """Quantile of the masks' areas at which a search starts again; the largest ones may be spills."""
 
@@ -143,10 +144,10 @@ def _propagate_with_evidence(clip: Clip, flow: Flow, known: dict[int, np.ndarray
     propagate(clip.frames, flow, known, out, gather_evidence(clip.frames, flow, camera))
 
 
-def on_lattice(masks: np.ndarray, flow: Flow) -> np.ndarray:
-    """Masks [T, H, W] on the flow's lattice: uint8 [T, h, w]."""
-    lattice = flow.forward.shape[2], flow.forward.shape[1]
-    return np.stack([cv2.resize(np.asarray(mask), lattice, interpolation=cv2.INTER_AREA) for mask in masks])
+def on_lattice(masks: np.ndarray, flow: Flow, share: float = 1.0) -> np.ndarray:
+    """Masks [T, H, W] on the flow's lattice, or a ``share`` of its size: uint8 [T, h, w]."""
+    size = round(flow.forward.shape[2] * share), round(flow.forward.shape[1] * share)
+    return np.stack([cv2.resize(np.asarray(mask), size, interpolation=cv2.INTER_AREA) for mask in masks])
 
 
 def _searched(clip: Clip, flow: Flow, folder: Path, seed: int) -> list[LayerMasks]:
@@ -178,13 +179,13 @@ def _complete(clip: Clip, flow: Flow, camera: CameraMotion, evidence: Evidence, 
     What stands still for a while (a bear's legs) is missed on the frames where it stands; a frame where it moves shows
     it, and from there colour and learnt evidence carry it on. ``out`` [T, H, W] is improved in place.
     """
-    left = unexplained(clip.frames, camera, on_lattice(out, flow))
+    left = unexplained(clip.frames, camera, on_lattice(out, flow, _COMPARE))
     for _ in range(_RESTARTS):
         areas = [int((mask > 127).sum()) for mask in out]
         full = int(np.argsort(areas)[round(_FULL * (len(areas) - 1))])
         again = create_array(folder / "again.npy", out.shape, np.uint8)
         propagate(clip.frames, flow, {full: out[full].copy()}, again, evidence)
-        now = unexplained(clip.frames, camera, on_lattice(again, flow))
+        now = unexplained(clip.frames, camera, on_lattice(again, flow, _COMPARE))
         if now > _WORTH_IT * left:
             break
         out[:], left = again, now

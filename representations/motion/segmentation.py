@@ -79,7 +79,7 @@ def unexplained(frames: np.ndarray, camera: CameraMotion, masks: np.ndarray) -> 
 
     Args:
         frames: uint8 [T, H, W, 3].
-        masks: uint8 [T, h, w] on the flow lattice.
+        masks: uint8 [T, h, w], at the size at which to compare.
 
     Returns:
         Squared :class:`Evidence` bins per pixel; a foreground pixel costs as much as one that is clearly different.
@@ -94,8 +94,8 @@ def _differences(
     frames: np.ndarray, lattice: tuple[int, int], camera: CameraMotion, exclude: np.ndarray | None
 ) -> np.ndarray:
     """Bins of the difference from the background's picture, uint8 [T, h, w]."""
-    to_full = np.diag([float(FLOW_STRIDE), float(FLOW_STRIDE), 1.0])
-    to_full[:2, 2] = (FLOW_STRIDE - 1) / 2
+    to_full = np.diag([frames.shape[2] / lattice[0], frames.shape[1] / lattice[1], 1.0])
+    to_full[:2, 2] = (np.diag(to_full)[:2] - 1) / 2
     to_lattice = np.linalg.inv(to_full)
     matrices = np.stack([to_lattice @ m @ to_full for m in camera.to_reference])
     mosaic, known, matrices = _mosaic(frames, lattice, matrices, exclude)
