@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from canon.boxes import Box
-from canon.coordinates import resize_points
+from canon.coordinates import Size, resize_points
 from canon.edits import Delta, Edit, Operation, Over, Remove, fits_canvas, resize_to
 from canon.errors import InputError
-from canon.fits import Fit, FitLayer, nonzero_box
+from canon.fits import Fit, FitLayer, View, nonzero_box
 from canon.grids import grid_window, level_of_detail
 from canon.sampling import halve, mip_levels, sample_mip
 
@@ -40,7 +40,8 @@ class LayerEdit:
     Attributes:
         removed: the layer vanishes, its area widened by ``grow`` pixels.
         levels: e and m, float32 [h, w, 4], cropped to what is touched, and its successive halves; empty if nothing is.
-        size: (height, width) of the whole edited canvas, which may have another resolution than the layer's.
+        canvas: (height, width) of the layer's canvas.
+        size: the same of the whole edited canvas, which may have another resolution.
         offset: (x, y) of the crop in it.
         hides: whether m is above 0 anywhere.
     """
@@ -48,7 +49,8 @@ class LayerEdit:
     removed: bool = False
     grow: int = 0
     levels: list[np.ndarray] = field(default_factory=list, repr=False)
-    size: tuple[int, int] = (0, 0)
+    canvas: Size = (0, 0)
+    size: Size = (0, 0)
     offset: tuple[int, int] = (0, 0)
     hides: bool = False
 
@@ -63,28 +65,32 @@ class LayerEdit:
             cells = padded.reshape(rows, _CELL, columns, _CELL).max(axis=(1, 3))
             self._touched = cv2.integral(cells)
 
-    def lod(self, fit: Fit, t: int, name: str) -> float:
-        """Level of detail of the edited canvas in frame ``t``."""
-        return level_of_detail(fit.texels(t, name) * self.size[0] / fit.layer(name).canvas_size[0])
+    def lod(self, view: View) -> float:
+        """Level of detail of the edited canvas in a frame's view of it."""
+        return level_of_detail(view.texels * self.size[0] / self.canvas[0])
 
-    def nodes(self, fit: Fit, t: int, name: str) -> np.ndarray:
+    def nodes(self, view: View) -> np.ndarray:
         """Positions of the frame's control nodes in :attr:`levels`, float32 [gh, gw, 2]."""
-        layer = fit.layer(name)
-        grid = torch.from_numpy(np.array(layer.grid[fit.index(t)]))
-        if layer.canvas_size != self.size:
-            grid = resize_points(grid, layer.canvas_size, self.size)
+        grid = torch.from_numpy(np.array(view.grid))
+        if self.canvas != self.size:
+            grid = resize_points(grid, self.canvas, self.size)
         found: np.ndarray = grid.numpy() - np.array(self.offset, np.float32)
         return found
 
-    def reach(self, fit: Fit, t: int, name: str) -> Box | None:
-        """The box of frame ``t`` outside of which the edit touches nothing of the layer, whether it is seen or not."""
-        nodes = self.nodes(fit, t, name)
+    def reach(self, view: View, stride: int, size: Size) -> Box | None:
+        """The box of a frame outside of which the edit touches nothing of the layer, whether it is seen or not.
+
+        Args:
+            stride: pixels between the control nodes.
+            size: of the frame.
+        """
+        nodes = self.nodes(view)
         last = np.array([self.levels[0].shape[1] - 1, self.levels[0].shape[0] - 1], np.float32)
         corners = [nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, :-1], nodes[1:, 1:]]
         if 0 in corners[0].shape:
-            return fit.whole
+            return slice(0, size[0]), slice(0, size[1])
         # Between its nodes the grid stays within the box of the four; filtering looks so many texels beyond.
-        slack = 1.5 * 2.0 ** math.ceil(self.lod(fit, t, name)) + 1
+        slack = 1.5 * 2.0 ** math.ceil(self.lod(view)) + 1
         low = np.clip(np.minimum.reduce(corners) - slack, 0, last).astype(int) // _CELL
         high = np.clip(np.maximum.reduce(corners) + slack, 0, last).astype(int) // _CELL + 1
         s = self._touched
@@ -93,15 +99,13 @@ class LayerEdit:
         cells = nonzero_box((count > 0).astype(np.uint8))
         if cells is None:
             return None
-        rows, columns = (slice(c.start * fit.stride, c.stop * fit.stride + 1) for c in cells)
-        height, width = fit.size
-        return slice(rows.start, min(rows.stop, height)), slice(columns.start, min(columns.stop, width))
+        rows, columns = (slice(c.start * stride, c.stop * stride + 1) for c in cells)
+        return slice(rows.start, min(rows.stop, size[0])), slice(columns.start, min(columns.stop, size[1]))
 
-    def look(self, fit: Fit, t: int, name: str, box: Box) -> np.ndarray:
-        """e and m as seen in a part of frame ``t``, float32 [h, w, 4]."""
-        xy = grid_window(self.nodes(fit, t, name), fit.stride, box)
-        lod = self.lod(fit, t, name)
-        return sample_mip(self.levels[: mip_levels(lod)], xy, lod)
+    def look(self, view: View, stride: int, box: Box) -> np.ndarray:
+        """e and m as seen in a part of a frame whose control nodes are ``stride`` apart, float32 [h, w, 4]."""
+        lod = self.lod(view)
+        return sample_mip(self.levels[: mip_levels(lod)], grid_window(self.nodes(view), stride, box), lod)
 
 
 def compose(fit: Fit, edits: Sequence[Edit]) -> dict[str, LayerEdit]:
@@ -155,7 +159,9 @@ def _compose_layer(layer: FitLayer, operations: Sequence[Operation]) -> LayerEdi
     rows, columns = (_widened(part, length) for part, length in zip(box, size, strict=True))
     levels = [np.ascontiguousarray(total[rows, columns])]
     hides = bool((levels[0][..., 3] > 0).any())
-    return LayerEdit(levels=levels, size=size, offset=(columns.start, rows.start), hides=hides)
+    return LayerEdit(
+        levels=levels, canvas=layer.canvas_size, size=size, offset=(columns.start, rows.start), hides=hides
+    )
 
 
 def _widened(part: slice, length: int) -> slice:

@@ -13,8 +13,9 @@ import numpy as np
 
 from canon.clip import CLIP_FILE, Clip
 from canon.errors import InputError
-from canon.fits import Fit, FitLayer, Segment
+from canon.fits import Fit, FitLayer
 from canon.folders import atomic_folder
+from canon.segments import Segment
 from canon.storage import file_digest, inside, open_arrays, read_yaml, to_plain, write_arrays, write_yaml
 
 log = logging.getLogger("canon")
@@ -22,7 +23,8 @@ log = logging.getLogger("canon")
 FIT_FILE, MAPS_FILE, CANVAS_FOLDER = "fit.yaml", "maps.safetensors", "canonical"
 FORMAT, VERSION = "canon-fit", 1
 OWN_CLIP, PROJECT_CLIP = "clip", "../../clip"
-_ARRAYS = ("color", "coverage", "grid", "lighting", "opacity")
+_ARRAYS = ("color", "coverage", "grid", "lighting")
+_OPTIONAL = ("opacity", "second_grid", "second_lighting")
 
 
 def save_fit(fit: Fit, folder: Path) -> None:
@@ -44,7 +46,7 @@ def save_fit(fit: Fit, folder: Path) -> None:
         arrays: dict[str, np.ndarray] = {}
         digests: dict[str, str] = {}
         for layer in fit.baked:
-            values = {key: getattr(layer, key) for key in _ARRAYS}
+            values = {key: getattr(layer, key) for key in (*_ARRAYS, *_OPTIONAL)}
             arrays |= {f"{layer.name}/{key}": array for key, array in values.items() if array is not None}
             for segment, file in enumerate(canvas_files(fit, layer.name)):
                 export = inside(target / CANVAS_FOLDER, file)
@@ -159,6 +161,7 @@ def load(folder: str | Path) -> Fit:
 
 
 def _layer(name: str, segments: Sequence[Sequence[int]], arrays: dict[str, np.ndarray]) -> FitLayer:
-    found = {key: arrays[f"{name}/{key}"] for key in _ARRAYS if key != "opacity"}
+    found: dict[str, Any] = {key: arrays[f"{name}/{key}"] for key in _ARRAYS}
+    found |= {key: arrays.get(f"{name}/{key}") for key in _OPTIONAL}
     parts = tuple(Segment(*(int(value) for value in part)) for part in segments)
-    return FitLayer(name, **found, opacity=arrays.get(f"{name}/opacity"), segments=parts)
+    return FitLayer(name, **found, segments=parts)

@@ -28,30 +28,11 @@ from canon.grids import (
     texels_per_pixel,
 )
 from canon.sampling import halve, mip_levels, mip_weights, remap_points, sample_mip, sample_mip_points
+from canon.segments import Segment, Share, misplaced, shares
 from canon.storage import content_hash
 
 _RIM = 0.8
 """Softness in texels (Gaussian sigma) of the rim of an exported canvas."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Frames ``first`` to ``last`` (both counted) that have a canvas of their own: this part of the layer's.
-
-    ``top``, ``left``, ``height`` and ``width`` are in texels.
-    """
-
-    first: int
-    last: int
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def box(self) -> Box:
-        """Its rows and columns."""
-        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
 @dataclass(eq=False)
@@ -71,12 +52,31 @@ class FitLayer:
     """uint8 [T, H, W], stick-breaking opacity (255 = hides all behind); None = opaque everywhere: the last layer."""
     segments: tuple[Segment, ...] = ()
     """Where the clip had to be split: the canvas holds a picture for each part, below each other. () = one for all."""
+    second_grid: np.ndarray | None = field(default=None, repr=False)
+    """float32 [N, gh, gw, 2]: the coordinates in the other segment, of the N frames that two segments share."""
+    second_lighting: np.ndarray | None = field(default=None, repr=False)
+    """float32 [N, lh, lw, 3]: and the lighting of that segment there."""
 
     def __post_init__(self) -> None:
         self._levels: list[np.ndarray] = [self.color]
         self._lock = threading.Lock()
-        self.neutral = bool((np.asarray(self.lighting) == 1.0).all())
+        lights = [light for light in (self.lighting, self.second_lighting) if light is not None]
+        self.neutral = all(bool((np.asarray(light) == 1.0).all()) for light in lights)
         """Whether the lighting changes nothing."""
+        self.shares: dict[int, Share] = shares(self.segments)
+        """Which segments each frame looks at; empty if there is one canvas for all."""
+        self.shared = [t for t, share in self.shares.items() if share.other is not None]
+        """The frames that two segments share, in order."""
+
+    def maps(self, t: int, segment: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Coordinates [gh, gw, 2] and lighting [lh, lw, 3] of frame ``t`` in a segment (its own), or None."""
+        share = self.shares.get(t)
+        if segment is None or not self.segments or (share is not None and share.own == segment):
+            return self.grid[t], self.lighting[t]
+        if share is None or share.other != segment or self.second_grid is None or self.second_lighting is None:
+            return None
+        row = self.shared.index(t)
+        return self.second_grid[row], self.second_lighting[row]
 
     @property
     def canvas_size(self) -> tuple[int, int]:
@@ -89,6 +89,33 @@ class FitLayer:
             while len(self._levels) < count and max(self._levels[-1].shape[:2]) > 1:
                 self._levels.append(halve(np.asarray(self._levels[-1])))
             return self._levels[:count]
+
+    def at_border(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """A segment's and its neighbour's coordinates [gh, gw, 2] of the last frame that is the first one's own, on
+        the way to the other; None if they do not overlap."""
+        own = [t for t in self.shared if self.shares[t].own == a and self.shares[t].other == b]
+        if not own:
+            return None
+        frame = own[-1] if b > a else own[0]
+        pair = self.maps(frame, a), self.maps(frame, b)
+        return None if pair[0] is None or pair[1] is None else (pair[0][0], pair[1][0])
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A frame's look at a layer: by its own segment's canvas, or, where two overlap, by the other's.
+
+    Attributes:
+        grid: float32 [gh, gw, 2], canvas positions at the control nodes.
+        lighting: float32 [lh, lw, 3].
+        texels: canvas texels along one pixel.
+        fade: how much an edit seen so counts, 0..1.
+    """
+
+    grid: np.ndarray
+    lighting: np.ndarray
+    texels: float
+    fade: float
 
 
 class Fit:
@@ -124,7 +151,7 @@ class Fit:
         """The layers' data, front to back."""
         _check(self)
         self._by_name = {layer.name: layer for layer in self.baked}
-        self._texels: dict[tuple[int, str], float] = {}
+        self._texels: dict[tuple[int, str, int | None], float] = {}
         self._id: str | None = None
 
     def __len__(self) -> int:
@@ -271,18 +298,36 @@ class Fit:
             colour *= remap_points(data.lighting[t], points / np.float32(self.light_stride))
         return colour
 
-    def texels(self, t: int, layer: str) -> float:
-        """Canvas texels along one pixel of frame ``t``: the median over the control nodes where the layer is."""
-        key = (self.index(t), layer)
+    def texels(self, t: int, layer: str, segment: int | None = None) -> float:
+        """Canvas texels along one pixel of frame ``t``: the median over the control nodes where the layer is.
+
+        Args:
+            segment: the one whose coordinates are meant, where two share the frame; None = the frame's own.
+        """
+        key = (self.index(t), layer, segment)
         if key not in self._texels:
             nodes = grid_nodes(self.size, self.stride).numpy().astype(int)
             x, y = np.minimum(nodes[..., 0], self.size[1] - 1), np.minimum(nodes[..., 1], self.size[0] - 1)
-            opacity = self.layer(layer).opacity
+            data = self.layer(layer)
             # The layer's own opacity, not its contribution: a passing occluder must not change how it is filtered.
-            seen = np.ones(x.shape, np.uint8) if opacity is None else np.asarray(opacity[key[0]])[y, x]
-            grid = torch.from_numpy(np.array(self.layer(layer).grid[key[0]]))
-            self._texels[key] = texels_per_pixel(grid, self.stride, torch.from_numpy(seen))
+            seen = np.ones(x.shape, np.uint8) if data.opacity is None else np.asarray(data.opacity[key[0]])[y, x]
+            maps = data.maps(key[0], segment)
+            assert maps is not None
+            self._texels[key] = texels_per_pixel(
+                torch.from_numpy(np.array(maps[0])), self.stride, torch.from_numpy(seen)
+            )
         return self._texels[key]
+
+    def views(self, t: int, layer: str) -> list[View]:
+        """How edits of a layer are seen in frame ``t``: one way, or two that cross-fade where segments overlap."""
+        data, t = self.layer(layer), self.index(t)
+        share = data.shares.get(t)
+        fade = 0.0 if share is None else share.fade
+        found = [View(data.grid[t], data.lighting[t], self.texels(t, layer), 1.0 - fade)]
+        other = None if share is None else data.maps(t, share.other)
+        if share is not None and share.other is not None and other is not None:
+            found.append(View(*other, self.texels(t, layer, share.other), fade))
+        return found
 
     def detail(self, t: int, layer: str) -> dict[int, float]:
         """The levels of the canvas's pyramid (0 = full size) that frame ``t`` looks at, and how much each counts."""
@@ -296,18 +341,40 @@ class Fit:
             sure: bool [H, W], whether frame ``s`` has the place at all (hidden there or not).
         """
         data, (t, s) = self.layer(layer), (self.index(t), self.index(s))
+        targets, together = self._handed_over(data, torch.from_numpy(np.array(data.grid[t])).reshape(-1, 2), t, s)
         grid = torch.from_numpy(np.array(data.grid[s]))
-        targets = torch.from_numpy(np.array(data.grid[t])).reshape(-1, 2)
-        start = affine_guess(grid, self.stride, targets)
-        found, error = invert_grid(grid, self.stride, targets, start, steps=12)
-        found, error = found.nan_to_num(0.0), error.nan_to_num(torch.inf)
+        found, error = self._inverted(grid, targets)
         packed = torch.cat([found, (error[:, None] < 0.5).float()], dim=1).reshape(*grid.shape[:2], 3).numpy()
         dense = grid_window(packed, self.stride, self.whole)
         positions = np.ascontiguousarray(dense[..., :2])
         last = np.array([self.size[1] - 0.5, self.size[0] - 0.5], np.float32)
-        together = not data.segments or any(p.first <= min(t, s) and max(t, s) <= p.last for p in data.segments)
         sure = together & (dense[..., 2] > 0.99) & ((positions >= -0.5) & (positions <= last)).all(axis=-1)
         return positions, sure
+
+    def _inverted(self, grid: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels [N, 2] whose coordinates are ``targets`` [N, 2], and that one's error in texels, finite or inf."""
+        start = affine_guess(grid, self.stride, targets)
+        found, error = invert_grid(grid, self.stride, targets, start, steps=12)
+        return found.nan_to_num(0.0), error.nan_to_num(torch.inf)
+
+    def _handed_over(self, data: FitLayer, targets: torch.Tensor, t: int, s: int) -> tuple[torch.Tensor, bool]:
+        """Canvas positions [N, 2] in frame ``t``'s segment -> in that of frame ``s``, and whether overlaps lead there.
+
+        At the frames that two segments share, what lies on the one is found on the other.
+        """
+        if not data.segments:
+            return targets, True
+        if t not in data.shares or s not in data.shares:
+            return targets, False
+        own, aim = data.shares[t].own, data.shares[s].own
+        step = 1 if aim > own else -1
+        for k in range(own, aim, step):
+            pair = data.at_border(k, k + step)
+            if pair is None:
+                return targets, False
+            here, there = (torch.from_numpy(np.array(grid)) for grid in pair)
+            targets = sample_grid(there, self._inverted(here, targets)[0], self.stride)
+        return targets, True
 
     def track(self, points: np.ndarray, frame: int = 0, layer: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Follow points of one frame through all frames, by way of the canvas.
@@ -345,15 +412,30 @@ class Fit:
         visible = np.zeros(positions.shape[:2], bool)
         # Outwards from the frame: the neighbour's answer is the best first guess.
         for order in (range(frame, len(self)), range(frame - 1, -1, -1)):
-            guess = here
+            guess, aim, known = here, targets, np.ones(len(start), bool)
             for t in order:
-                guess, error = find_pixels(torch.from_numpy(np.array(data.grid[t])), self.stride, targets, guess)
+                there = self._in_next_segment(data, guess, order, t)
+                if there is not None:  # the other side of what turns is not on the canvas that shows this side
+                    aim, known = there, remap_points(np.asarray(data.coverage)[..., None], there.numpy())[:, 0] > 0.5
+                guess, error = find_pixels(torch.from_numpy(np.array(data.grid[t])), self.stride, aim, guess)
                 positions[t] = guess.numpy()
                 inside = ((positions[t] >= -0.5) & (positions[t] <= last + 0.5)).all(axis=-1)
                 weight = remap_points(self.weights(t)[k][..., None], positions[t])[:, 0]
-                visible[t] = inside & (weight > 0.5) & (error.numpy() < 0.5)
+                visible[t] = known & inside & (weight > 0.5) & (error.numpy() < 0.5)
         positions[frame] = start
         return positions, visible
+
+    def _in_next_segment(self, data: FitLayer, pixels: torch.Tensor, order: range, t: int) -> torch.Tensor | None:
+        """Canvas positions [N, 2], in the segment of frame ``t``, of what lies at ``pixels`` in the frame before it in
+        ``order``; None if that frame is of the same segment, or shares none with it."""
+        before = t - order.step
+        if before not in order or before not in data.shares or t not in data.shares:
+            return None
+        own = data.shares[t].own
+        if data.shares[before].own == own:
+            return None
+        there = data.maps(before, own)
+        return None if there is None else sample_grid(torch.from_numpy(np.array(there[0])), pixels, self.stride)
 
     def save(self, folder: str | Path) -> None:
         """Write the fit; see :func:`canon.fit_folder.save_fit`."""
@@ -399,17 +481,20 @@ def _check(fit: Fit) -> None:
             raise InputError(f"The layer name '{layer.name}' cannot be a file name; use letters, digits, '-' and '_'.")
         if (layer.opacity is None) != (layer is fit.baked[-1]):
             raise InputError(f"Layer '{layer.name}': every layer but the last needs opacity, and the last has none.")
-        for part in layer.segments:
-            inside = min(part.top, part.left) >= 0 and min(part.height, part.width) >= 1
-            inside &= part.top + part.height <= layer.color.shape[0] and part.left + part.width <= layer.color.shape[1]
-            if not (inside and 0 <= part.first <= part.last < count):
-                raise InputError(f"A segment of layer '{layer.name}' lies outside of the clip or the canvas: {part}.")
+        wrong = misplaced(layer.segments, count, layer.canvas_size)
+        if wrong is not None:
+            raise InputError(f"A segment of layer '{layer.name}' lies outside of the clip or the canvas: {wrong}.")
+        shared = len(layer.shared)
+        if shared and (layer.second_grid is None or layer.second_lighting is None):
+            raise InputError(f"Segments of layer '{layer.name}' overlap, but the second coordinates there are missing.")
         wanted: dict[str, tuple[tuple[int, ...], type]] = {
             "color": ((*layer.color.shape[:2], 3), np.float32),
             "coverage": (layer.color.shape[:2], np.float32),
             "grid": ((count, *grid_size(size, fit.stride), 2), np.float32),
             "lighting": ((count, *grid_size(size, fit.light_stride), 3), np.float32),
             "opacity": ((count, *size), np.uint8),
+            "second_grid": ((shared, *grid_size(size, fit.stride), 2), np.float32),
+            "second_lighting": ((shared, *grid_size(size, fit.light_stride), 3), np.float32),
         }
         for key, (shape, dtype) in wanted.items():
             array = getattr(layer, key)

@@ -22,7 +22,8 @@ from canon.clip import Clip
 from canon.compose import compose
 from canon.edits import Edit
 from canon.enlarging import enlarged
-from canon.fits import Fit, nonzero_box
+from canon.fits import Fit, View, nonzero_box
+from canon.grids import grid_window
 from canon.runtime import map_frames
 from canon.video import write_video
 
@@ -105,9 +106,13 @@ class Video:
         edit = self._layers.get(layer)
         if edit is not None and edit.levels:
             x, y = points[:, 0].astype(int), points[:, 1].astype(int)
-            patch = edit.look(self.fit, t, layer, self.fit.whole)[y, x]
-            light = self.fit.lighting(t, layer)[y, x] if self.lit else 1.0
-            colour = colour * (1 - patch[:, 3:]) + 255 * light * patch[:, :3]
+            kept, added = np.ones((len(points), 1), np.float32), np.zeros_like(colour)
+            for view in self.fit.views(t, layer):
+                patch = edit.look(view, self.fit.stride, self.fit.whole)[y, x] * view.fade
+                light = grid_window(view.lighting, self.fit.light_stride, self.fit.whole)[y, x] if self.lit else 1.0
+                kept -= patch[:, 3:]
+                added += 255 * light * patch[:, :3]
+            colour = colour * kept + added
         return (np.clip(colour, 0, 255) + 0.5).astype(np.uint8)
 
     def save(self, path: str | Path, cutout: str | None = None) -> int:
@@ -133,11 +138,20 @@ class Video:
         boxes = {}
         for name, edit in self._layers.items():
             seen = self._seen(t, name, edit.grow)
-            reach = seen if edit.removed or seen is None else edit.reach(self.fit, t, name)
-            both = _overlap(seen, reach)
+            both = seen if edit.removed or seen is None else _overlap(seen, self._reach(t, name))
             if both is not None:
                 boxes[name] = both
         return boxes
+
+    def _reach(self, t: int, name: str) -> Box | None:
+        reaches = [self._layers[name].reach(view, self.fit.stride, self.fit.size) for view in self.fit.views(t, name)]
+        boxes = [reach for reach in reaches if reach is not None]
+        if not boxes:
+            return None
+        rows, columns = (
+            slice(min(s.start for s in part), max(s.stop for s in part)) for part in zip(*boxes, strict=True)
+        )
+        return rows, columns
 
     def _seen(self, t: int, name: str, grow: int) -> Box | None:
         opacity = self.fit.layer(name).opacity
@@ -167,11 +181,15 @@ class Video:
                 total[..., 3] += self._grown(t, k, box, edit.grow)
                 continue
             inner = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(own, box, strict=True))
-            patch = edit.look(fit, t, name, own)
             if edit.hides:
                 hidden[name] = np.zeros(total.shape[:2], np.float32)
-                hidden[name][inner] = patch[..., 3]
-            total[inner] += cv2.multiply(patch, self._factors(t, name, own, before[k][inner], after[k][inner]))
+            for view in fit.views(t, name):
+                patch = edit.look(view, fit.stride, own)
+                if view.fade < 1:
+                    patch *= view.fade
+                if edit.hides:
+                    hidden[name][inner] += patch[..., 3]
+                total[inner] += cv2.multiply(patch, self._factors(view, name, own, before[k][inner], after[k][inner]))
         kept = np.maximum(1 - total[..., 3], 0)
         colour = cv2.cvtColor(total, cv2.COLOR_RGBA2RGB)
         if hidden or self._removed:
@@ -180,12 +198,12 @@ class Video:
         # The sum is rounded and clipped on its way to 8 bits; whole numbers stay what they are.
         return np.asarray(cv2.add(scaled, colour, dtype=cv2.CV_8U))
 
-    def _factors(self, t: int, name: str, box: Box, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    def _factors(self, view: View, name: str, box: Box, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """What e (three channels) and m are multiplied with, float32 [h, w, 4]."""
         bright = after * np.float32(255)
         if not self.lit or self.fit.layer(name).neutral:
             return cv2.merge([bright, bright, bright, before])
-        light = cv2.split(self.fit.lighting(t, name, box))
+        light = cv2.split(grid_window(view.lighting, self.fit.light_stride, box))
         return cv2.merge([*(bright * channel for channel in light), before])
 
     def _grown(self, t: int, k: int, box: Box, grow: int) -> np.ndarray:

@@ -36,7 +36,8 @@ class GradeConfig:
     mask: str | None = None
     """Image of the canvas's aspect whose brightness says how much applies where; none = everywhere."""
     segment: int | None = None
-    """Which canvas the mask is of, or alone is graded, from 0, where the clip has cuts; none = all, or the first's."""
+    """Which canvas, from 0, the mask is of, where the layer has several (it is carried on to those that overlap it in
+    time); without a mask, the one that alone is graded. None = all, or the first one's mask."""
 
 
 class Grade(Editor):
@@ -54,9 +55,12 @@ class Grade(Editor):
         box = fit.segment_box(layer.name, config.segment or 0)
         mask = None if config.mask is None else _read_mask(config.mask, layer.name, box_size(box))
         if mask is None and config.segment is not None:
-            mask = np.ones(box_size(box), np.float32)
-        if mask is not None:
-            mask = in_segment(mask.astype(np.float32), layer.canvas_size, box)
+            mask = in_segment(np.ones(box_size(box), np.float32), layer.canvas_size, box)
+        elif mask is not None and len(fit.segments(layer.name)) > 1:
+            from canon.carrying import carry
+
+            placed = in_segment(mask.astype(np.float32), layer.canvas_size, box)[..., None]
+            mask = carry(fit, layer.name, placed, config.segment or 0)[0][..., 0]
         numbers = {name: getattr(config, name) for name in Delta().parameters}
         provenance = Provenance.now("grade", config, [config.mask] if config.mask is not None else [])
         return Edit([Step(layer.name, Delta(**numbers, mask=mask), provenance)], fit.id)

@@ -24,6 +24,8 @@ class PaintConfig:
     """The image is not a changed canonical image but paint on transparency that is put on top of it."""
     segment: int = 0
     """Which canvas was painted on, from 0, where the clip had to be split in time and the layer has several."""
+    carry: bool = True
+    """Where a layer has several canvases that overlap in time: carry the paint on to the others."""
     reference: Any = None
     """The picture that was painted on, if it is not one of canon's: the canonical image of CoDeF or an atlas of
     Layered Neural Atlases, say. It is matched to this fit's canonical image, and what was changed is carried over."""

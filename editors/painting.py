@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from canon.boxes import Box, box_size
-from canon.coordinates import grid_nodes
+from canon.carrying import carry, pixels_of
 from canon.editors.matching import match_pictures
 from canon.editors.paint import PaintConfig
 from canon.edits import Edit, Over, Provenance, Step, check_aspect, in_segment
 from canon.errors import InputError
-from canon.fits import Fit, nonzero_box
-from canon.grids import affine_guess, find_pixels, level_of_detail
+from canon.fits import Fit
+from canon.grids import level_of_detail
 from canon.sampling import mip_levels, pyramid, remap, sample_mip_points
 from canon.storage import read_image, to_float, to_uint8
 
@@ -54,7 +54,7 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
             made = _overlay(name, image, segment)
         else:
             made = _replacement(fit, name, image, config.segment)
-        found = [(name, _in_place(fit, name, made, segment))]
+        found = [(name, _in_place(fit, name, made, config.segment, config.carry))]
     steps = [Step(name, operation, provenance) for name, operation in found if (operation.rgba[..., 3] > 0).any()]
     if not steps:
         log.warning("nothing differs in the painted image, so the edit is empty")
@@ -83,14 +83,31 @@ def _check_aspect(name: str, image: np.ndarray, box: Box) -> None:
     check_aspect("The painted image is", (image.shape[0], image.shape[1]), name, box_size(box))
 
 
-def _in_place(fit: Fit, name: str, paint: Over, box: Box) -> Over:
-    """Paint on one segment as paint on the layer's whole canvas."""
-    if box_size(box) == fit.layer(name).canvas_size:
+def _in_place(fit: Fit, name: str, paint: Over, segment: int, onward: bool) -> Over:
+    """Paint on one segment as paint on the layer's whole canvas, ``onward`` carried to the neighbouring segments."""
+    box, whole = fit.segment_box(name, segment), fit.layer(name).canvas_size
+    if box_size(box) == whole:
         return paint
-    rgba, alpha = paint.rgba, paint.rgba[..., 3:]
-    found = in_segment(np.dstack([rgba[..., :3] * alpha, alpha]), fit.layer(name).canvas_size, box)
-    found[..., :3] /= np.maximum(found[..., 3:], 1e-6)
-    return Over(found)
+    placed = Over(_straight(in_segment(_premultiplied(paint), whole, box)))
+    return _carried(fit, name, placed, segment) if onward else placed
+
+
+def _carried(fit: Fit, name: str, paint: Over, segment: int) -> Over:
+    """Paint on one segment, on the layer's whole canvas, and what its neighbours show of it."""
+    found, reached = carry(fit, name, _premultiplied(paint), segment, colours=True)
+    if not reached:
+        return paint
+    others = ", ".join(map(str, sorted(reached)))
+    log.info("paint on segment %d of '%s' is carried to segment %s as far as they show the same", segment, name, others)
+    return Over(_straight(found))
+
+
+def _premultiplied(paint: Over) -> np.ndarray:
+    return np.dstack([paint.rgba[..., :3] * paint.rgba[..., 3:], paint.rgba[..., 3:]])
+
+
+def _straight(rgba: np.ndarray) -> np.ndarray:
+    return np.dstack([rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-6), rgba[..., 3:]])
 
 
 def _check_segment(fit: Fit, name: str, painted: np.ndarray, segment: int) -> None:
@@ -216,7 +233,9 @@ def _from_frame(fit: Fit, config: PaintConfig, image: np.ndarray) -> list[tuple[
             solid = (changed & (weight > 0.9)).astype(np.uint8)
             area &= cv2.dilate(solid, np.ones((2 * _RIM + 1, 2 * _RIM + 1))) > 0
         if area.any():
-            found.append((name, pull_back(fit, name, t, image[..., :3], area)))
+            made = pull_back(fit, name, t, image[..., :3], area)
+            share = fit.layer(name).shares.get(t)
+            found.append((name, _carried(fit, name, made, share.own) if config.carry and share is not None else made))
     return found
 
 
@@ -238,7 +257,7 @@ def pull_back(fit: Fit, name: str, t: int, image: np.ndarray, area: np.ndarray) 
     targets = np.stack([xs, ys], axis=-1).reshape(-1, 2).astype(np.float32)
     if len(targets) == 0:
         return Over(canvas)
-    pixels, error = _pixels_of(fit, name, t, targets, area)
+    pixels, error = pixels_of(layer.grid[t], fit.stride, fit.size, torch.from_numpy(targets), area)
     # Texels larger than a pixel average the pixels that they cover.
     lod = level_of_detail(1.0 / max(fit.texels(t, name), 1e-3))
     found = sample_mip_points(pyramid(rgba, mip_levels(lod)), pixels, lod)
@@ -247,17 +266,3 @@ def pull_back(fit: Fit, name: str, t: int, image: np.ndarray, area: np.ndarray) 
     found[:, :3] /= np.maximum(found[:, 3:], 1e-6)
     canvas[low[1] : high[1], low[0] : high[0]] = found.reshape(*xs.shape, 4)
     return Over(canvas)
-
-
-def _pixels_of(fit: Fit, name: str, t: int, targets: np.ndarray, area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where texels [N, 2] lie in frame ``t``, and the error of that in texels."""
-    grid = torch.from_numpy(np.array(fit.layer(name).grid[t]))
-    box = nonzero_box(area.astype(np.uint8))
-    assert box is not None
-    nodes = grid_nodes(fit.size, fit.stride).numpy()
-    near = np.ones(nodes.shape[:2], bool)
-    for axis, part in ((0, box[1]), (1, box[0])):
-        near &= (nodes[..., axis] > part.start - fit.stride) & (nodes[..., axis] < part.stop + fit.stride)
-    aim = torch.from_numpy(targets)
-    found, error = find_pixels(grid, fit.stride, aim, affine_guess(grid, fit.stride, aim, torch.from_numpy(near)))
-    return found.numpy(), error.numpy()

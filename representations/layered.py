@@ -30,6 +30,7 @@ from canon.representations.shots import join
 from canon.representations.solve.filling import fill_holes, looked_at
 from canon.representations.solve.layers import Problem, light_stride
 from canon.representations.solve.refinement import Step, refine, resting_problem, save_state, saved
+from canon.representations.solve.segments import overlapped
 from canon.representations.workspace import Workspace
 from canon.shots import find_cuts
 from canon.storage import content_hash, file_digest, open_array, open_arrays, read_yaml, write_arrays, write_yaml
@@ -191,7 +192,7 @@ class Layered(Representation):
             camera = find_camera(job)
         problem = self._solve(job, camera)
         with clock.stage("bake"):
-            return self._finish(job, bake(problem, seed), {})
+            return self._finish(job, bake(problem, job.flow, seed), {})
 
     def _solve(self, job: Job, camera: CameraMotion) -> Problem:
         clip, config = job.clip, job.config
@@ -318,7 +319,7 @@ def find_camera(job: Job) -> CameraMotion:
     return job.work.run(job.work.stage("camera", digests(job.masks), thorough), build, load)
 
 
-def bake(problem: Problem, seed: int) -> list[FitLayer]:
+def bake(problem: Problem, flow: Flow, seed: int) -> list[FitLayer]:
     """The solved layers as a fit stores them; what no frame shows of the background is filled and marked as such."""
     baked = []
     for i, layer in enumerate(problem.layers):
@@ -332,5 +333,8 @@ def bake(problem: Problem, seed: int) -> list[FitLayer]:
             color = fill_holes(color, seen, hole, seed)
             coverage[hole] = 0.5
         opacity = None if opaque else problem.opacity[i]
-        baked.append(FitLayer(layer.name, color, coverage, grid, layer.lighting.cpu().numpy(), opacity))
+        segments, *second = overlapped(problem, i, flow) if layer.segments else ((),)
+        baked.append(
+            FitLayer(layer.name, color, coverage, grid, layer.lighting.cpu().numpy(), opacity, segments, *second)
+        )
     return baked

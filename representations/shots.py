@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from canon.clip import Clip
 from canon.coordinates import grid_nodes
-from canon.fits import Fit, FitLayer, Segment
+from canon.fits import Fit, FitLayer
+from canon.segments import Segment
 from canon.storage import fresh_array
 
 _GAP = 32
@@ -44,27 +46,33 @@ def join(clip: Clip, fits: Sequence[Fit], firsts: Sequence[int], folder: Path) -
 def _joined(name: str, clip: Clip, fits: Sequence[Fit], firsts: Sequence[int], folder: Path) -> FitLayer:
     """A layer's canvases in a column, its maps one after the other."""
     found = [(fit, first, fit.layer(name)) for fit, first in zip(fits, firsts, strict=True) if name in fit.layers]
-    segments, top = [], 0
-    for fit, first, layer in found:
-        height, width = layer.canvas_size
-        segments.append(Segment(first, first + len(fit) - 1, top, 0, height, width))
-        top += height + _GAP
-    size = top - _GAP, max(part.width for part in segments)
+    tops = np.cumsum([0] + [layer.canvas_size[0] + _GAP for _, _, layer in found]).tolist()
+    size = tops[-1] - _GAP, max(layer.canvas_size[1] for _, _, layer in found)
     color, coverage = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
     last = found[-1][2].opacity is None
     # Where a layer is missing, it lies at rest, unseen.
     grid = np.repeat(grid_nodes(clip.size, fits[0].stride).numpy()[None], len(clip), axis=0)
     lighting = np.ones((len(clip), *found[0][2].lighting.shape[1:]), np.float32)
     opacity = None if last else fresh_array(folder / f"opacity-{name}.npy", (len(clip), *clip.size))
-    for part, (_, _, layer) in zip(segments, found, strict=True):
-        frames = slice(part.first, part.last + 1)
+    segments: list[Segment] = []
+    seconds: list[tuple[np.ndarray, np.ndarray]] = []
+    for (fit, first, layer), top in zip(found, tops, strict=False):
+        frames = slice(first, first + len(fit))
+        height, width = layer.canvas_size
+        whole = Segment(0, len(fit) - 1, 0, 0, height, width)
+        for part in layer.segments or (whole,):
+            segments.append(replace(part, first=part.first + first, last=part.last + first, top=part.top + top))
         # What lies around a canvas continues it.
-        top, end = max(part.top - _GAP // 2, 0), min(part.top + part.height + _GAP // 2, size[0])
-        around = [(part.top - top, end - part.top - part.height), (0, size[1] - part.width)]
-        color[top:end] = np.pad(layer.color, [*around, (0, 0)], mode="edge")
-        coverage[part.box] = layer.coverage
-        grid[frames] = layer.grid + np.array([part.left, part.top], np.float32)
+        begin, end = max(top - _GAP // 2, 0), min(top + height + _GAP // 2, size[0])
+        around = [(top - begin, end - top - height), (0, size[1] - width)]
+        color[begin:end] = np.pad(layer.color, [*around, (0, 0)], mode="edge")
+        coverage[top : top + height, :width] = layer.coverage
+        down = np.array([0, top], np.float32)
+        grid[frames] = layer.grid + down
         lighting[frames] = layer.lighting
+        if layer.second_grid is not None and layer.second_lighting is not None:
+            seconds.append((layer.second_grid + down, layer.second_lighting))
         if opacity is not None and layer.opacity is not None:
             opacity[frames] = layer.opacity
-    return FitLayer(name, color, coverage, grid, lighting, opacity, tuple(segments))
+    second = [np.concatenate(arrays) for arrays in zip(*seconds, strict=True)]
+    return FitLayer(name, color, coverage, grid, lighting, opacity, tuple(segments), *second)

@@ -11,6 +11,7 @@ import scipy.ndimage
 from PIL import Image
 
 from canon.boxes import box_size
+from canon.carrying import crossings
 from canon.clip import check_frame
 from canon.coordinates import Size
 from canon.edits import check_aspect
@@ -18,6 +19,7 @@ from canon.encode import image_folder
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.runtime import map_frames
+from canon.segments import neighbours
 from canon.storage import image_size
 
 _MODES = ("1", "L", "P", "RGB")
@@ -72,12 +74,34 @@ def _on_canvas(fit: Fit, name: str, frame: int, labels: np.ndarray, own: np.ndar
     canvas[y, x], known[y, x] = labels[inner], True
     distance, (rows, columns) = scipy.ndimage.distance_transform_edt(~known, return_indices=True)
     canvas = canvas[rows, columns]
-    for part in fit.layer(name).segments:
-        if not part.first <= frame <= part.last:
-            canvas[part.box] = 0  # another shot shows other things
+    far = distance > _GAP + _RIM * fit.texels(frame, name)
     if not extend:
-        canvas[distance > _GAP + _RIM * fit.texels(frame, name)] = 0
-    return canvas
+        canvas[far] = 0
+    share = fit.layer(name).shares.get(frame)
+    return canvas if share is None else _on_segments(fit, name, canvas, ~far, share.own, extend)
+
+
+def _on_segments(fit: Fit, name: str, canvas: np.ndarray, known: np.ndarray, segment: int, extend: bool) -> np.ndarray:
+    """Labels of a layer's whole canvas that are right in one segment, carried to those that overlap it in time.
+
+    Args:
+        known: bool [Hc, Wc], where the labels were not guessed.
+        extend: whether texels that no shared frame shows take the nearest label, or 0.
+    """
+    found, right = np.zeros_like(canvas), np.zeros_like(known)
+    box = fit.segment_box(name, segment)
+    found[box], right[box] = canvas[box], known[box]
+    for way in crossings(fit, name, segment):
+        x, y = _nearest(way.positions, fit.layer(name).canvas_size)
+        there = way.known & right[y, x]
+        if not there.any():
+            continue
+        labels = np.where(there.reshape(*there.shape, *[1] * (canvas.ndim - 2)), found[y, x], 0)
+        if extend:
+            rows, columns = scipy.ndimage.distance_transform_edt(~there, return_distances=False, return_indices=True)
+            labels = labels[rows, columns]
+        found[way.target], right[way.target] = labels, there
+    return found
 
 
 def labels_from_canvas(fit: Fit, labels: np.ndarray, layer: str, segment: int = 0) -> Iterator[np.ndarray]:
@@ -85,25 +109,36 @@ def labels_from_canvas(fit: Fit, labels: np.ndarray, layer: str, segment: int = 
 
     Args:
         labels: [h, w] or [h, w, C], of the canvas's aspect.
-        segment: the one that they are of; the frames of others get 0.
+        segment: the one that they are of; those that overlap it in time show what is carried to them, others get 0.
 
     Raises:
         InputError: unknown layer or segment, or labels of another aspect.
     """
     box, size = fit.segment_box(layer, segment), (labels.shape[0], labels.shape[1])
-    canvas, (first, last) = box_size(box), fit.segments(layer)[segment]
-    corner = np.array([box[1].start, box[0].start], np.float32)
-    check_aspect("The labels are", size, layer, canvas)
-    scale = np.array([size[1] / canvas[1], size[0] / canvas[0]], np.float32)
+    height, width = box_size(box)
+    check_aspect("The labels are", size, layer, (height, width))
+    parts = fit.layer(layer).segments
+    scale = np.array([size[1] / width, size[0] / height], np.float32)
+    whole, corner = labels, np.array([box[1].start, box[0].start], np.float32)
+    reached = {segment, *(way for _, way in neighbours(parts, segment))}
+    if len(reached) > 1:
+        y, x = np.ogrid[:height, :width]
+        placed = np.zeros((*fit.layer(layer).canvas_size, *labels.shape[2:]), labels.dtype)
+        placed[box] = labels[(y * size[0]) // height, (x * size[1]) // width]
+        whole = _on_segments(fit, layer, placed, np.ones(placed.shape[:2], bool), segment, extend=False)
 
     def one(t: int) -> np.ndarray:
         found = np.zeros((*fit.size, *labels.shape[2:]), labels.dtype)
-        if not first <= t <= last:
+        if parts and (t not in fit.layer(layer).shares or fit.layer(layer).shares[t].own not in reached):
             return found
         uv, weight = fit.coordinates(t, layer)
-        x, y = _nearest((uv - corner + np.float32(0.5)) * scale - np.float32(0.5), size)
+        own = not parts or fit.layer(layer).shares[t].own == segment
+        # On their own segment the labels keep their size.
+        at = (uv - corner + np.float32(0.5)) * scale - np.float32(0.5) if own else uv
+        source = labels if own else whole
+        x, y = _nearest(at, (source.shape[0], source.shape[1]))
         shown = weight > 0.5
-        found[shown] = labels[y[shown], x[shown]]
+        found[shown] = source[y[shown], x[shown]]
         return found
 
     return map_frames(one, range(len(fit)))

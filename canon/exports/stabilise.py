@@ -35,7 +35,7 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
     if frame is not None:
         check_frame(frame, len(fit))
     views = {t: t for t in range(len(fit))}  # in shots that do not show the layer nothing is held
-    for first, end in fit.segments(name):
+    for first, end in _joined(fit.segments(name)):
         chosen = frame if frame is not None and first <= frame <= end else (first + end + 1) // 2
         views |= dict.fromkeys(range(first, end + 1), chosen)
 
@@ -59,3 +59,14 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
         return np.where(sure[..., None], (warped + 0.5).clip(0, 255).astype(np.uint8), beyond)
 
     return map_frames(one, range(len(fit)))
+
+
+def _joined(segments: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(first, last) frames, where segments that overlap are one."""
+    found: list[tuple[int, int]] = []
+    for first, last in segments:
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], last
+        else:
+            found.append((first, last))
+    return found

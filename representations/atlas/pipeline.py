@@ -10,9 +10,10 @@ from canon.representations.motion.flow import Flow
 from canon.representations.motion.homography import CameraMotion
 from canon.representations.solve.canvas import robust_canvas
 from canon.representations.solve.layers import Problem
-from canon.representations.solve.refinement import BACKGROUND_FINE, FINE, layer_areas, track_layer
+from canon.representations.solve.refinement import BACKGROUND_FINE, FINE
 from canon.representations.solve.register import refresh_detail
-from canon.representations.solve.tracking import Chain, choose_keyframe, place_canvas
+from canon.representations.solve.segments import track_segments
+from canon.representations.solve.tracking import place_canvas
 
 _BACKGROUND_FINEST = 1.5  # texels per pixel at most, where the clip zooms in
 
@@ -27,8 +28,7 @@ def start(problem: Problem, flow: Flow, camera: CameraMotion, scale: float, pres
     _place_background(problem, last, camera, scale, BACKGROUND_FINE[preset])
     robust_canvas(problem, last, erode=5, scales=(None, 0.1) if preset == "fast" else (None, 0.15, 0.07))
     for i in range(last):
-        keyframe = choose_keyframe(layer_areas(problem.opacity[i]))
-        track_layer(problem, Chain(problem, i, flow, keyframe), scale or FINE[preset], preset)
+        track_segments(problem, i, flow, scale or FINE[preset], preset)
     refresh_detail(problem)
 
 

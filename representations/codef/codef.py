@@ -9,10 +9,19 @@ from canon.fits import FitLayer
 from canon.representations.codef.config import CodefConfig
 from canon.representations.layered import Job, Layered, digests
 from canon.representations.motion.homography import CameraMotion
+from canon.representations.solve.canvas import robust_canvas
 from canon.representations.solve.layers import Problem
-from canon.representations.solve.refinement import BACKGROUND, BACKGROUND_FINE, CHAINED_SCHEDULES, FINE, track_layer
+from canon.representations.solve.refinement import (
+    BACKGROUND,
+    BACKGROUND_FINE,
+    CHAINED_SCHEDULES,
+    FINE,
+    TRACKED,
+    track_frames,
+)
 from canon.representations.solve.register import refresh_detail
-from canon.representations.solve.tracking import Chain, best_keyframe
+from canon.representations.solve.segments import track_segments
+from canon.representations.solve.tracking import Chain, Survival
 
 
 class Codef(Layered):
@@ -29,13 +38,14 @@ class Codef(Layered):
     def start(self, job: Job, problem: Problem, camera: CameraMotion) -> None:
         """See :meth:`Layered.start`."""
         config = job.config
-        for i in range(len(problem.layers)):
-            behind = i == len(problem.layers) - 1
-            scale = config.canvas_scale or (BACKGROUND_FINE if behind else FINE)[config.preset]
-            keyframe = best_keyframe(problem, i, job.flow)
-            chain = Chain(problem, i, job.flow, keyframe, camera if behind else None)
-            # A rim of the layer in front must not get into the background, which is filled in behind it.
-            track_layer(problem, chain, scale, config.preset, erode=5 if behind else 1)
+        last = len(problem.layers) - 1
+        for i in range(last):
+            track_segments(problem, i, job.flow, config.canvas_scale or FINE[config.preset], config.preset)
+        keyframe = Survival.of(problem, last, job.flow).best_keyframe(range(problem.count))
+        chain = Chain(problem, last, job.flow, keyframe, camera)
+        track_frames(problem, chain, config.canvas_scale or BACKGROUND_FINE[config.preset], config.preset)
+        # A rim of the layer in front must not get into the background, which is filled in behind it.
+        robust_canvas(problem, last, erode=5, scales=TRACKED[config.preset])
         refresh_detail(problem)
 
     def train(self, job: Job) -> tuple[list[FitLayer], dict[str, Any]]:

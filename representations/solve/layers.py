@@ -11,6 +11,7 @@ from torch import Tensor
 from canon.coordinates import Size
 from canon.representations.solve.grids import GridBasis
 from canon.sampling import pyramid, sample_mip
+from canon.segments import Segment
 
 _LIGHT_NODES = 7.5
 """Lighting nodes along the short side of a frame: what varies faster is texture."""
@@ -57,6 +58,12 @@ class Layer:
     levels: list[Tensor] = field(default_factory=list)
     detail: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """[T] level of detail at which each frame samples the canvas (see :func:`canon.sampling.sample_mip`)."""
+    segments: tuple[Segment, ...] = ()
+    """The canvas's parts, each for some frames, if one picture cannot explain all of them."""
+
+    def together(self, t: int, s: int) -> bool:
+        """Whether two frames look at the same picture."""
+        return not self.segments or any(part.first <= min(t, s) and max(t, s) <= part.last for part in self.segments)
 
     @property
     def canvas_size(self) -> Size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from canon.representations.motion.flow import Flow
 from canon.representations.motion.masks import LayerMasks
-from canon.representations.solve.canvas import back_project, robust_canvas
+from canon.representations.solve.canvas import back_project
 from canon.representations.solve.layers import Problem
 from canon.representations.solve.lighting import estimate_lighting
 from canon.representations.solve.opacity import refine_opacity
@@ -24,6 +24,7 @@ from canon.representations.solve.tracking import (
     register_outward,
 )
 from canon.runtime import single_threaded_operations
+from canon.segments import Segment
 from canon.storage import create_array, open_array, open_arrays, write_arrays
 
 BACKGROUND = "background"
@@ -62,22 +63,22 @@ def schedule(coarse: int, fine: int, projections: int) -> list[Step]:
 SCHEDULES = {"fast": schedule(2, 0, 1), "balanced": schedule(6, 4, 2), "quality": schedule(10, 10, 4)}
 CHAINED_SCHEDULES = {**SCHEDULES, "balanced": schedule(4, 3, 2)}
 """When all layers have been registered once, on the way out from their keyframes."""
+TRACKED: dict[str, tuple[float | None, ...]] = {"fast": (0.15,), "balanced": (None, 0.15), "quality": (None, 0.15)}
+"""Passes of :func:`canon.representations.solve.canvas.robust_canvas` over a layer that was tracked."""
 TRACKING_LEVELS: dict[str, tuple[int, ...]] = {"fast": (2, 1), "balanced": (2, 1, 1), "quality": (2, 1, 1, 0)}
 
 
-def track_layer(problem: Problem, chain: Chain, scale: float, preset: str, erode: int = 1) -> None:
-    """First coordinates and canvas of a layer that moves in its own way.
+def track_frames(problem: Problem, chain: Chain, scale: float, preset: str) -> None:
+    """First coordinates of a layer's frames that a chain reaches, and the canvas that grows with them.
 
     Args:
         scale: canvas texels per pixel of the chain's keyframe.
-        erode: see :func:`robust_canvas`.
     """
     # One frame after the other, in many small operations: threads would only wait for each other.
     with single_threaded_operations():
         chain_layer(problem, chain, scale)
         refresh_detail(problem)
         register_outward(problem, chain, _TRACKING, TRACKING_LEVELS[preset])
-    robust_canvas(problem, chain.index, erode=erode, scales=(0.15,) if preset == "fast" else (None, 0.15))
 
 
 def layer_areas(planes: np.ndarray) -> np.ndarray:
@@ -140,6 +141,7 @@ def save_state(problem: Problem, folder: Path, done: int) -> None:
         for name in ("grid", "reference", "color", "coverage", "lighting"):
             arrays[f"{layer.name}/{name}"] = getattr(layer, name).cpu().numpy()
         arrays[f"{layer.name}/detail"] = layer.detail
+        arrays[f"{layer.name}/segments"] = np.array([astuple(part) for part in layer.segments], np.int64).reshape(-1, 6)
     opacity = [str(getattr(planes, "filename", "") or "") for planes in problem.opacity]
     own = [name and Path(name).resolve().parent == folder.resolve() for name in opacity]
     names = {f"opacity{i}": Path(opacity[i]).name if own[i] else "" for i in range(len(opacity))}
@@ -165,6 +167,7 @@ def restore(problem: Problem, folder: Path) -> int:
         }
         layer.grid, layer.reference, layer.lighting = load["grid"], load["reference"], load["lighting"]
         layer.detail = np.array(arrays[f"{layer.name}/detail"])
+        layer.segments = tuple(Segment(*part) for part in arrays[f"{layer.name}/segments"].tolist())
         layer.set_canvas(load["color"], load["coverage"])
     for i in range(len(problem.opacity)):
         if metadata[f"opacity{i}"]:

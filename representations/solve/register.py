@@ -221,7 +221,7 @@ def flow_targets(problem: Problem, layer: Layer, flow: Flow, times: range) -> tu
     for t in times:
         aim, weight = torch.zeros_like(layer.grid[0]), torch.zeros_like(layer.grid[0, ..., 0])
         for s in (t - 1, t + 1):
-            if 0 <= s < problem.count and layer.present[t] and layer.present[s]:
+            if 0 <= s < problem.count and layer.present[t] and layer.present[s] and layer.together(t, s):
                 positions, sure = carry(problem, index, flow, t, s)
                 carried = sample_grid(layer.grid[s], positions, problem.stride)
                 aim, weight = aim + carried * sure[..., None], weight + sure

@@ -6,6 +6,7 @@ Chained flow drifts; a frame that is registered to what has been seen so far doe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -46,41 +47,58 @@ def choose_keyframe(areas: np.ndarray) -> int:
     return int(np.argmax(np.where(areas > 0, score, -1.0)))
 
 
-def best_keyframe(problem: Problem, index: int, flow: Flow) -> int:
-    """The frame that most of the layer, in all frames, can be tied to by flow that goes forth and back.
+@dataclass(frozen=True)
+class Survival:
+    """How much of a layer optical flow can follow from frame to frame.
 
-    A frame counts with the layer's area in it (its finest view), times the share of the layer that survives, step by
-    step, on the way to each other frame.
+    Attributes:
+        areas: [T] pixels (half size) of the layer in each frame.
+        reach: [T, T] share of the layer in frame t that is still followed in frame k: ``reach[k, t]``.
     """
-    count = problem.count
-    areas, forth, back = np.zeros(count), np.ones(count), np.ones(count)
 
-    def survival(t: int) -> tuple[float, float, float]:
-        seen = problem.weights(t, 1)[index].cpu().numpy()
-        mass = float(seen.sum())
-        shares = [
-            float((seen * (flow.confidence(t, s) > 0.5)).sum()) / mass if 0 <= s < count and mass > 0 else 0.0
-            for s in (t + 1, t - 1)
-        ]
-        return mass, shares[0], shares[1]
+    areas: np.ndarray
+    reach: np.ndarray
 
-    for t, (mass, onward, backward) in enumerate(map_frames(survival, range(count))):
-        areas[t], forth[t], back[t] = mass, onward, backward
-    # Frame t reaches a later k by way of t, t + 1, ... k - 1, and an earlier one by way of t, t - 1, ... k + 1.
-    ways = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(forth, 1e-3)))])
-    ways_back = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(back, 1e-3)))])
-    times = np.arange(count)
-    later = np.exp(np.minimum(ways[:-1][:, None] - ways[:-1][None], 0.0))  # [k, t], for t < k
-    earlier = np.exp(np.minimum(ways_back[1:][None] - ways_back[1:][:, None], 0.0))  # for t > k
-    reach = np.where(times[None] < times[:, None], later, np.where(times[None] > times[:, None], earlier, 1.0))
-    return int(np.argmax(areas * (reach * areas[None]).sum(axis=1)))
+    @classmethod
+    def of(cls, problem: Problem, index: int, flow: Flow) -> Survival:
+        """By the flow that goes forth and back."""
+        count = problem.count
+        areas, forth, back = np.zeros(count), np.ones(count), np.ones(count)
+
+        def one(t: int) -> tuple[float, float, float]:
+            seen = problem.weights(t, 1)[index].cpu().numpy()
+            mass = float(seen.sum())
+            shares = [
+                float((seen * (flow.confidence(t, s) > 0.5)).sum()) / mass if 0 <= s < count and mass > 0 else 0.0
+                for s in (t + 1, t - 1)
+            ]
+            return mass, shares[0], shares[1]
+
+        for t, (mass, onward, backward) in enumerate(map_frames(one, range(count))):
+            areas[t], forth[t], back[t] = mass, onward, backward
+        # Frame t reaches a later k by way of t, t + 1, ... k - 1, and an earlier one by way of t, t - 1, ... k + 1.
+        ways = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(forth, 1e-3)))])
+        ways_back = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(back, 1e-3)))])
+        times = np.arange(count)
+        later = np.exp(np.minimum(ways[:-1][:, None] - ways[:-1][None], 0.0))  # for t < k
+        earlier = np.exp(np.minimum(ways_back[1:][None] - ways_back[1:][:, None], 0.0))  # for t > k
+        reach = np.where(times[None] < times[:, None], later, np.where(times[None] > times[:, None], earlier, 1.0))
+        return cls(areas, reach)
+
+    def best_keyframe(self, times: range) -> int:
+        """The frame, of some, that most of the layer in them can be tied to.
+
+        A frame counts with the layer's area in it (its finest view), times what survives on the way to each other.
+        """
+        part = slice(times.start, times.stop)
+        areas = self.areas[part]
+        return times.start + int(np.argmax(areas * (self.reach[part, part] * areas[None]).sum(axis=1)))
 
 
-def _outward(keyframe: int, present: np.ndarray) -> list[tuple[int, int]]:
+def _outward(keyframe: int, times: range) -> list[tuple[int, int]]:
     """(frame, neighbour already done) pairs from the keyframe outwards, both directions in turn."""
-    count = len(present)
-    after = [(t, t - 1) for t in range(keyframe + 1, count)]
-    before = [(t, t + 1) for t in range(keyframe - 1, -1, -1)]
+    after = [(t, t - 1) for t in range(keyframe + 1, times.stop)]
+    before = [(t, t + 1) for t in range(keyframe - 1, times.start - 1, -1)]
     mixed = [pair for both in zip(after, before, strict=False) for pair in both]
     longer = after if len(after) > len(before) else before
     return mixed + longer[min(len(after), len(before)) :]
@@ -128,13 +146,20 @@ class Chain:
     """A layer carried by flow outwards from its keyframe: which frame from which, and where its nodes lie there.
 
     With a ``camera``, its homographies say how the layer moves but for bends, also where it is seen in few frames.
+    Only the frames ``times`` are reached; None = all.
     """
 
     def __init__(
-        self, problem: Problem, index: int, flow: Flow, keyframe: int, camera: CameraMotion | None = None
+        self,
+        problem: Problem,
+        index: int,
+        flow: Flow,
+        keyframe: int,
+        camera: CameraMotion | None = None,
+        times: range | None = None,
     ) -> None:
         self.problem, self.index, self.keyframe, self.camera = problem, index, keyframe, camera
-        self.pairs = _outward(keyframe, problem.layers[index].present)
+        self.pairs = _outward(keyframe, times or range(problem.count))
 
         def one(pair: tuple[int, int]) -> Tensor | None:
             return carried_positions(problem, index, *pair, flow, None if camera is None else self.rigid(*pair))

@@ -262,7 +262,8 @@ def test_only_what_is_touched_is_kept_and_looked_at(scene: Scene, fit: Fit) -> N
     assert composed.levels[0].shape[1] < 0.8 * emblem.shape[1], "an emblem's canvas is cropped"
     video = canon.render(fit, edit("background", Over(emblem)))
     for t in range(len(fit)):
-        rows, columns = composed.reach(fit, t, "background") or (slice(0, 0), slice(0, 0))
+        (view,) = fit.views(t, "background")
+        rows, columns = composed.reach(view, fit.stride, fit.size) or (slice(0, 0), slice(0, 0))
         changed = np.argwhere((video[t] != fit.clip.frames[t]).any(axis=-1))
         assert (changed >= [rows.start, columns.start]).all() and (changed < [rows.stop, columns.stop]).all()
         assert (rows.stop - rows.start) * (columns.stop - columns.start) < 0.5 * fit.size[0] * fit.size[1]

@@ -1,0 +1,139 @@
+"""What lies on one segment's canvas, found on its neighbours': by way of the frames that two segments share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from canon.boxes import Box, box_size
+from canon.coordinates import Size, grid_nodes
+from canon.fits import Fit, nonzero_box
+from canon.grids import affine_guess, find_pixels, grid_window
+from canon.sampling import remap
+from canon.segments import neighbours
+
+_STRIDE = 4  # texels between the places that are looked up; the rest is interpolated
+_RIM = 2  # pixels around what is seen of a layer that are carried along
+_MOST_LIGHT = 4.0
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The way from a segment's canvas to the one before or after it.
+
+    Attributes:
+        number: of the segment that it leads to.
+        target: that one's box in the whole canvas, at the size that was asked for.
+        positions: [h, w, 2] of every texel of the target in the whole canvas, where the source has the same.
+        known: bool [h, w], where a shared frame shows it.
+        gain: [h, w, 3] light of the source over that of the target, which colours are multiplied with.
+    """
+
+    number: int
+    target: Box
+    positions: np.ndarray
+    known: np.ndarray
+    gain: np.ndarray
+
+
+def crossings(fit: Fit, layer: str, segment: int, times: int = 1) -> list[Crossing]:
+    """The ways from a segment to all that hang together with it by overlaps, in the order in which to go them.
+
+    Args:
+        times: how many times the canvas's size the images are that are to be carried.
+
+    Raises:
+        InputError: unknown layer or segment.
+    """
+    fit.segment_box(layer, segment)
+    return [_crossing(fit, layer, a, b, times) for a, b in neighbours(fit.layer(layer).segments, segment)]
+
+
+def carry(fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool = False) -> tuple[np.ndarray, list[int]]:
+    """An image of a layer's whole canvas, made on one segment, with what its neighbours show of the same.
+
+    Args:
+        image: float32 [Hc k, Wc k, C], premultiplied, 0 outside of the segment.
+        colours: whether the channels but the last are colours, in the segment's light; the last one is opacity then.
+
+    Returns:
+        the image, and the segments that something was carried to.
+
+    Raises:
+        InputError: unknown layer or segment.
+    """
+    times = max(round(image.shape[0] / fit.layer(layer).canvas_size[0]), 1)
+    ways, reached = crossings(fit, layer, segment, times), []
+    out = image.copy() if ways else image
+    for way in ways:
+        found = _cut(remap(out, way.positions), way.known)
+        if colours:
+            found[..., :-1] *= way.gain
+        out[way.target] = found
+        if found.any():
+            reached.append(way.number)
+    return out, reached
+
+
+def _cut(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The image where it is known, its new border antialiased."""
+    soft = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 0.7) * known
+    return np.asarray(image * soft[..., None])
+
+
+def _crossing(fit: Fit, layer: str, a: int, b: int, times: int) -> Crossing:
+    data = fit.layer(layer)
+    rows, columns = fit.segment_box(layer, b)
+    target = slice(rows.start * times, rows.stop * times), slice(columns.start * times, columns.stop * times)
+    height, width = box_size(target)
+    nodes = grid_nodes((height, width), _STRIDE)
+    corner = torch.tensor([target[1].start, target[0].start])
+    texels = ((nodes + corner + 0.5) / times - 0.5).reshape(-1, 2)
+    positions = np.zeros((height, width, 2), np.float32)
+    known = np.zeros((height, width), bool)
+    gain = np.ones((height, width, 3), np.float32)
+    both = [t for t in data.shared if {data.shares[t].own, data.shares[t].other} == {a, b}]
+    # From where the two meet, outwards: what is closest to both is carried first.
+    for t in sorted(both, key=lambda t: -data.shares[t].fade):
+        here, there = data.maps(t, a), data.maps(t, b)
+        seen = fit.weights(t)[fit.layers.index(layer)] > 0.5
+        if here is None or there is None or not seen.any():
+            continue
+        pixels, error = pixels_of(there[0], fit.stride, fit.size, texels, seen)
+        lattice = np.concatenate([pixels, error[:, None]], axis=1).reshape(*nodes.shape[:2], 3)
+        dense = grid_window(lattice, _STRIDE, (slice(0, height), slice(0, width)))
+        at = np.ascontiguousarray(dense[..., :2])
+        wide = cv2.dilate(seen.astype(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)).astype(np.float32)
+        inside = ((at >= 0) & (at <= np.array([fit.size[1] - 1, fit.size[0] - 1], np.float32))).all(axis=-1)
+        new = ~known & inside & (dense[..., 2] < 0.5) & (remap(wide[..., None], at)[..., 0] > 0.5)
+        canvas = remap(np.ascontiguousarray(here[0]), at / np.float32(fit.stride))
+        positions[new] = ((canvas + np.float32(0.5)) * times - np.float32(0.5))[new]
+        node = at / np.float32(fit.light_stride)
+        before, after = (remap(np.ascontiguousarray(light), node) for light in (here[1], there[1]))
+        gain[new] = (before / np.maximum(after, 1e-3)).clip(1 / _MOST_LIGHT, _MOST_LIGHT)[new]
+        known |= new
+    return Crossing(b, target, positions, known, gain)
+
+
+def pixels_of(
+    grid: np.ndarray, stride: int, size: Size, targets: torch.Tensor, area: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where texels [N, 2] lie in a frame, and the error of that in texels.
+
+    Args:
+        grid: float32 [gh, gw, 2], of the frame.
+        size: (height, width) of the frame.
+        area: bool [H, W], nonempty: about where to look.
+    """
+    box = nonzero_box(area.astype(np.uint8))
+    assert box is not None
+    nodes = grid_nodes(size, stride).numpy()
+    near = np.ones(nodes.shape[:2], bool)
+    for axis, part in ((0, box[1]), (1, box[0])):
+        near &= (nodes[..., axis] > part.start - stride) & (nodes[..., axis] < part.stop + stride)
+    own = torch.from_numpy(np.array(grid))
+    found, error = find_pixels(own, stride, targets, affine_guess(own, stride, targets, torch.from_numpy(near)))
+    return found.numpy(), error.numpy()

@@ -1,0 +1,229 @@
+"""A layer that turns or folds is split in time, where one canvas would have to show what other frames contradict.
+
+What gives it away is not the error of the colours (any canvas more lowers that) but the silhouettes: the union of all
+that the frames show, seen from a single one, reaches beyond the layer there. A dog that turns round grows a second tail
+on its canvas; a car that drives into view does not.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from canon.coordinates import grid_nodes, pixel_grid
+from canon.grids import affine_guess, invert_grid, sample_grid, texels_per_pixel
+from canon.representations.motion.flow import Flow
+from canon.representations.solve.canvas import fill_unseen, robust_canvas
+from canon.representations.solve.layers import Layer, Problem
+from canon.representations.solve.lighting import estimate_lighting
+from canon.representations.solve.refinement import TRACKED, track_frames
+from canon.representations.solve.register import (
+    RegisterOptions,
+    affine_reference,
+    grid_step,
+    normal_equations,
+    visible_nodes,
+)
+from canon.representations.solve.tracking import Chain, Survival, carried_positions, new_layer
+from canon.runtime import map_frames
+from canon.sampling import remap_points
+from canon.segments import Segment
+
+log = logging.getLogger("canon")
+
+_TOLERATED = 0.3
+"""Contradicted area, in areas of the layer, that a canvas may have on average: swinging legs, masks that flicker."""
+_WORTH_A_CANVAS = 8.0
+"""What a further canvas must save of it, in areas of the layer, summed over its frames."""
+_SHORTEST = 6
+_OVERLAP = 4  # frames on either side of where two segments meet
+_TEXELS_OF_A_FRAME, _MOST_SAMPLES, _MOST_TIMES = 1000, 3_000_000, 400
+_ENOUGH = 3  # frames that make a texel count as shown
+_GAP = 32  # texels between two canvases, so that a frame that looks at half or quarter size sees its own only
+
+
+def track_segments(problem: Problem, index: int, flow: Flow, scale: float, preset: str) -> None:
+    """First coordinates and canvas of a layer that moves in its own way, in as many segments as it takes.
+
+    Args:
+        scale: canvas texels per pixel of the keyframes.
+    """
+    survival = Survival.of(problem, index, flow)
+
+    def track(times: range) -> None:
+        chain = Chain(problem, index, flow, survival.best_keyframe(times), times=times)
+        track_frames(problem, chain, scale, preset)
+
+    whole = problem.layers[index]
+    track(range(problem.count))
+    parts = _split(*_silhouettes(problem, index))
+    found = []
+    for times in parts if len(parts) > 1 else []:
+        part = new_layer(problem, whole.name, whole.present & _within(times, problem.count))
+        problem.layers[index] = part
+        track(times)
+        found.append((times, part))
+    if found:
+        problem.layers[index] = _stacked(problem, whole, found)
+        where = ", ".join(str(times.start) for times in parts[1:])
+        log.info("'%s' shows too many sides for one canvas: it is split at frame %s", whole.name, where)
+    robust_canvas(problem, index, erode=1, scales=TRACKED[preset])
+
+
+def _within(times: range, count: int) -> np.ndarray:
+    inside = np.zeros(count, bool)
+    inside[times.start : times.stop] = True
+    return inside
+
+
+def _silhouettes(problem: Problem, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """What every frame shows of a layer on its canvas, and what it denies: float32 [T, N] each, of coarse texels.
+
+    Denied is a place that the frame has in view, with neither this layer there nor one in front of it. Areas are in
+    units of the layer's in the frame; frames without the layer are 0.
+    """
+    layer, (height, width) = problem.layers[index], problem.size
+    areas = [float(problem.weights(t, 2)[index].sum()) * 16 for t in range(problem.count)]
+    texels = float(np.prod(layer.canvas_size))
+    fine = [
+        texels_per_pixel(layer.grid[t].cpu(), problem.stride, visible_nodes(problem, index, t).cpu())
+        for t in np.nonzero(layer.present)[0][:: max(problem.count // 8, 1)]
+    ]
+    side = (max(np.median(areas), 1.0) / _TEXELS_OF_A_FRAME) ** 0.5 * float(np.median(fine or [1.0]))
+    side = max(side, (texels * problem.count / _MOST_SAMPLES) ** 0.5, 1.0)
+    size = tuple(max(int(np.ceil(length / side)), 1) for length in layer.canvas_size)
+    targets = ((pixel_grid((size[0], size[1])) + 0.5) * side - 0.5).reshape(-1, 2)
+    last = torch.tensor([width - 1.0, height - 1.0])
+
+    def one(t: int) -> tuple[np.ndarray, np.ndarray]:
+        if not layer.present[t] or areas[t] < 1:
+            return np.zeros(len(targets), np.float32), np.zeros(len(targets), np.float32)
+        grid = layer.grid[t].cpu()
+        near = visible_nodes(problem, index, t).cpu() > 0.1
+        start = affine_guess(grid, problem.stride, targets, near if int(near.sum()) > 2 else None)
+        pixels, error = invert_grid(grid, problem.stride, targets, start)
+        inside = (error < side) & ((pixels >= 0) & (pixels <= last)).all(-1)
+        at = pixels.nan_to_num(0.0).numpy()
+        planes = [weight.cpu().numpy() for weight in problem.weights(t)[: index + 1]]
+        own = remap_points(np.asarray(problem.opacity[index][t])[..., None], at)[:, 0] > 127
+        front = remap_points(sum(planes[:index], np.zeros_like(planes[0]))[..., None], at)[:, 0]
+        shown = (own & inside.numpy()).astype(np.float32)
+        denied = (~own & inside.numpy() & (front < 0.5)).astype(np.float32)
+        return shown, denied / max(float(shown.sum()), 1.0)
+
+    shown, denied = zip(*map_frames(one, range(problem.count)), strict=True)
+    return np.stack(shown), np.stack(denied)
+
+
+def _split(shown: np.ndarray, denied: np.ndarray) -> list[range]:
+    """The segments that contradict themselves least, each one at its price; [T, N] as :func:`_silhouettes` gives."""
+    count = len(shown)
+    times = np.linspace(0, count, min(count, _MOST_TIMES) + 1).round().astype(int)
+    sums = [np.concatenate([np.zeros_like(a[:1]), np.cumsum(a, axis=0)])[times] for a in (shown, denied)]
+    best, before = np.full(len(times), np.inf), np.zeros(len(times), int)
+    best[0] = 0.0
+    for a in range(len(times) - 1):
+        if not np.isfinite(best[a]):
+            continue
+        ends = np.arange(a + 1, len(times))
+        lengths = times[ends] - times[a]
+        ends = ends[(lengths >= _SHORTEST) | ((a == 0) & (ends == len(times) - 1))]
+        if not len(ends):
+            continue
+        union = np.minimum((sums[0][ends] - sums[0][a]) / _ENOUGH, 1.0)
+        contradicted = ((sums[1][ends] - sums[1][a]) * union).sum(axis=1)
+        cost = best[a] + _WORTH_A_CANVAS + np.maximum(contradicted - _TOLERATED * (times[ends] - times[a]), 0.0)
+        better = cost < best[ends]
+        best[ends[better]], before[ends[better]] = cost[better], a
+    found, b = [], len(times) - 1
+    while b > 0:
+        found.append(range(int(times[before[b]]), int(times[b])))
+        b = before[b]
+    return found[::-1]
+
+
+def _stacked(problem: Problem, whole: Layer, parts: list[tuple[range, Layer]]) -> Layer:
+    """One layer of several, each with some frames: their canvases go below each other."""
+    sizes = [part.canvas_size for _, part in parts]
+    height = sum(size[0] for size in sizes) + _GAP * (len(sizes) - 1)
+    color = torch.zeros((height, max(size[1] for size in sizes), 3), device=problem.device)
+    coverage = torch.zeros_like(color[..., 0])
+    layer, segments, top = new_layer(problem, whole.name, whole.present), [], 0
+    for times, part in parts:
+        frames, (h, w) = slice(times.start, times.stop), part.canvas_size
+        segment = Segment(times.start, times.stop - 1, top, 0, h, w)
+        color[segment.box], coverage[segment.box] = part.color, part.coverage
+        down = torch.tensor([0.0, float(top)], device=problem.device)
+        layer.grid[frames] = part.grid[frames] + down
+        layer.reference[frames] = part.reference[frames] + down
+        segments.append(segment)
+        top += h + _GAP
+    layer.set_canvas(fill_unseen(color, coverage), coverage)
+    layer.segments = tuple(segments)
+    return layer
+
+
+def overlapped(problem: Problem, index: int, flow: Flow) -> tuple[tuple[Segment, ...], np.ndarray, np.ndarray]:
+    """The segments of a solved layer, widened so that each shares some frames with the next, and how they look at both.
+
+    Returns:
+        segments, second coordinates [N, gh, gw, 2] and second lighting [N, lh, lw, 3], as :class:`canon.fits.FitLayer`
+        has them.
+    """
+    layer = problem.layers[index]
+    wide, grids, lights = list(layer.segments), {}, {}
+
+    def carry(grid: torch.Tensor, times: range, s: int) -> None:
+        light = layer.lighting[s]
+        for t in times:
+            positions = carried_positions(problem, index, t, s, flow) if layer.present[t] and layer.present[s] else None
+            grid = grid if positions is None else sample_grid(grid, positions, problem.stride)
+            grids[t], lights[t], s = grid, light, t
+
+    for k, (a, b) in enumerate(zip(layer.segments[:-1], layer.segments[1:], strict=True)):
+        into_a, into_b = (min(_OVERLAP, (part.last - part.first + 1) // 2) for part in (a, b))
+        carry(layer.grid[b.first], range(a.last, a.last - into_a, -1), b.first)
+        carry(layer.grid[a.last], range(b.first, b.first + into_b), a.last)
+        wide[k] = replace(wide[k], last=b.first + into_b - 1)
+        wide[k + 1] = replace(wide[k + 1], first=a.last - into_a + 1)
+    times = sorted(grids)
+    other = _looked_at_again(problem, index, times, torch.stack([grids[t] for t in times]), lights)
+    return tuple(wide), other.grid.cpu().numpy(), other.lighting.cpu().numpy()
+
+
+def _looked_at_again(
+    problem: Problem, index: int, times: list[int], grid: torch.Tensor, lights: dict[int, torch.Tensor]
+) -> Layer:
+    """A layer's frames ``times`` by other coordinates [N, gh, gw, 2], registered and lit anew; canvases stay."""
+    layers = [
+        replace(
+            layer,
+            grid=layer.grid[times],
+            reference=layer.reference[times],
+            lighting=layer.lighting[times],
+            present=layer.present[times],
+            detail=layer.detail[times],
+        )
+        for layer in problem.layers
+    ]
+    other, nodes = layers[index], grid_nodes(problem.size, problem.stride, problem.device)
+    other.grid, other.lighting = grid, torch.stack([lights[t] for t in times])
+    opacity = [np.asarray(planes[times]) for planes in problem.opacity]
+    some = Problem(problem.frames[times], layers, opacity, problem.stride, problem.device, problem.bases)
+    options = RegisterOptions()
+
+    def one(k: int) -> torch.Tensor:
+        equations = normal_equations(some, k, 1, options, [index]).get(index)
+        if equations is None:
+            return torch.zeros_like(grid[k])
+        reference = affine_reference(other.grid[k], visible_nodes(some, index, k) + 1e-6, nodes)
+        here, stiff = other.grid[k : k + 1], reference[None]
+        return grid_step(here, stiff, equations[0][None], equations[1][None], None, replace(options, rough=0.0), 1)[0]
+
+    for _ in range(2):
+        other.grid = other.grid + torch.stack(list(map_frames(one, range(len(times)))))
+        estimate_lighting(some, 1)
+    return other
