@@ -102,17 +102,17 @@ def _crossing(fit: Fit, layer: str, a: int, b: int, times: int) -> Crossing:
         seen = fit.weights(t)[fit.layers.index(layer)] > 0.5
         if here is None or there is None or not seen.any():
             continue
-        pixels, error = pixels_of(there[0], fit.stride, fit.size, texels, seen)
+        pixels, error = pixels_of(there.grid, fit.stride, fit.size, texels, seen)
         lattice = np.concatenate([pixels, error[:, None]], axis=1).reshape(*nodes.shape[:2], 3)
         dense = grid_window(lattice, _STRIDE, (slice(0, height), slice(0, width)))
         at = np.ascontiguousarray(dense[..., :2])
         wide = cv2.dilate(seen.astype(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)).astype(np.float32)
         inside = ((at >= 0) & (at <= np.array([fit.size[1] - 1, fit.size[0] - 1], np.float32))).all(axis=-1)
         new = ~known & inside & (dense[..., 2] < 0.5) & (remap(wide[..., None], at)[..., 0] > 0.5)
-        canvas = remap(np.ascontiguousarray(here[0]), at / np.float32(fit.stride))
+        canvas = remap(np.ascontiguousarray(here.grid), at / np.float32(fit.stride))
         positions[new] = ((canvas + np.float32(0.5)) * times - np.float32(0.5))[new]
         node = at / np.float32(fit.light_stride)
-        before, after = (remap(np.ascontiguousarray(light), node) for light in (here[1], there[1]))
+        before, after = (remap(np.ascontiguousarray(light), node) for light in (here.lighting, there.lighting))
         gain[new] = (before / np.maximum(after, 1e-3)).clip(1 / _MOST_LIGHT, _MOST_LIGHT)[new]
         known |= new
     return Crossing(b, target, positions, known, gain)

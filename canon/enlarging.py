@@ -60,11 +60,20 @@ def enlarged(fit: Fit, times: int) -> Fit:
         opacity = layer.opacity
         if opacity is not None:
             opacity = cast(np.ndarray, EnlargedFrames(opacity, times, cv2.INTER_LINEAR))
-        second: dict[str, np.ndarray | None] = {}
-        if layer.second_grid is not None and layer.second_lighting is not None:
-            second["second_grid"] = _enlarged_grid(layer.second_grid, fit.stride, times, large.size)
-            second["second_lighting"] = _enlarged_grid(layer.second_lighting, fit.light_stride, times, large.size)
-        layers.append(replace(layer, grid=grid, lighting=lighting, opacity=opacity, **second))
+        second_grid, second_lighting = layer.second_grid, layer.second_lighting
+        if second_grid is not None and second_lighting is not None:
+            second_grid = _enlarged_grid(second_grid, fit.stride, times, large.size)
+            second_lighting = _enlarged_grid(second_lighting, fit.light_stride, times, large.size)
+        layers.append(
+            replace(
+                layer,
+                grid=grid,
+                lighting=lighting,
+                opacity=opacity,
+                second_grid=second_grid,
+                second_lighting=second_lighting,
+            )
+        )
     found = Fit(large, fit.representation, fit.config, layers, fit.stride * times, fit.light_stride * times, fit.stats)
     found.pose_as(fit)
     return found

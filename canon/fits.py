@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +33,13 @@ from canon.storage import content_hash
 
 _RIM = 0.8
 """Softness in texels (Gaussian sigma) of the rim of an exported canvas."""
+
+
+class Maps(NamedTuple):
+    """How a frame looks at a canvas: float32 coordinates [gh, gw, 2] and lighting [lh, lw, 3] at their nodes."""
+
+    grid: np.ndarray
+    lighting: np.ndarray
 
 
 @dataclass(eq=False)
@@ -68,15 +75,15 @@ class FitLayer:
         self.shared = [t for t, share in self.shares.items() if share.other is not None]
         """The frames that two segments share, in order."""
 
-    def maps(self, t: int, segment: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Coordinates [gh, gw, 2] and lighting [lh, lw, 3] of frame ``t`` in a segment (its own), or None."""
+    def maps(self, t: int, segment: int | None = None) -> Maps | None:
+        """How frame ``t`` looks at a segment (its own without), or None where it does not."""
         share = self.shares.get(t)
         if segment is None or not self.segments or (share is not None and share.own == segment):
-            return self.grid[t], self.lighting[t]
+            return Maps(self.grid[t], self.lighting[t])
         if share is None or share.other != segment or self.second_grid is None or self.second_lighting is None:
             return None
         row = self.shared.index(t)
-        return self.second_grid[row], self.second_lighting[row]
+        return Maps(self.second_grid[row], self.second_lighting[row])
 
     @property
     def canvas_size(self) -> tuple[int, int]:
@@ -90,15 +97,26 @@ class FitLayer:
                 self._levels.append(halve(np.asarray(self._levels[-1])))
             return self._levels[:count]
 
-    def at_border(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """A segment's and its neighbour's coordinates [gh, gw, 2] of the last frame that is the first one's own, on
-        the way to the other; None if they do not overlap."""
+    def border(self, a: int, b: int) -> tuple[Maps, Maps] | None:
+        """How the last frame of a segment's own, on the way to its neighbour, looks at both; None if none does."""
         own = [t for t in self.shared if self.shares[t].own == a and self.shares[t].other == b]
         if not own:
             return None
         frame = own[-1] if b > a else own[0]
-        pair = self.maps(frame, a), self.maps(frame, b)
-        return None if pair[0] is None or pair[1] is None else (pair[0][0], pair[1][0])
+        here, there = self.maps(frame, a), self.maps(frame, b)
+        return None if here is None or there is None else (here, there)
+
+    def way(self, t: int, s: int) -> list[tuple[Maps, Maps]] | None:
+        """Each :meth:`border` on the way from frame ``t`` to frame ``s``; None if no overlaps lead there."""
+        if not self.segments:
+            return []
+        if t not in self.shares or s not in self.shares:
+            return None
+        own, aim = self.shares[t].own, self.shares[s].own
+        step = 1 if aim > own else -1
+        borders = [self.border(k, k + step) for k in range(own, aim, step)]
+        found = [border for border in borders if border is not None]
+        return found if len(found) == len(borders) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,7 +332,7 @@ class Fit:
             maps = data.maps(key[0], segment)
             assert maps is not None
             self._texels[key] = texels_per_pixel(
-                torch.from_numpy(np.array(maps[0])), self.stride, torch.from_numpy(seen)
+                torch.from_numpy(np.array(maps.grid)), self.stride, torch.from_numpy(seen)
             )
         return self._texels[key]
 
@@ -362,19 +380,11 @@ class Fit:
 
         At the frames that two segments share, what lies on the one is found on the other.
         """
-        if not data.segments:
-            return targets, True
-        if t not in data.shares or s not in data.shares:
-            return targets, False
-        own, aim = data.shares[t].own, data.shares[s].own
-        step = 1 if aim > own else -1
-        for k in range(own, aim, step):
-            pair = data.at_border(k, k + step)
-            if pair is None:
-                return targets, False
-            here, there = (torch.from_numpy(np.array(grid)) for grid in pair)
-            targets = sample_grid(there, self._inverted(here, targets)[0], self.stride)
-        return targets, True
+        way = data.way(t, s)
+        for here, there in way or []:
+            pixels, _ = self._inverted(torch.from_numpy(np.array(here.grid)), targets)
+            targets = sample_grid(torch.from_numpy(np.array(there.grid)), pixels, self.stride)
+        return targets, way is not None
 
     def track(self, points: np.ndarray, frame: int = 0, layer: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Follow points of one frame through all frames, by way of the canvas.
@@ -435,7 +445,7 @@ class Fit:
         if data.shares[before].own == own:
             return None
         there = data.maps(before, own)
-        return None if there is None else sample_grid(torch.from_numpy(np.array(there[0])), pixels, self.stride)
+        return None if there is None else sample_grid(torch.from_numpy(np.array(there.grid)), pixels, self.stride)
 
     def save(self, folder: str | Path) -> None:
         """Write the fit; see :func:`canon.fit_folder.save_fit`."""

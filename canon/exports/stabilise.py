@@ -44,6 +44,12 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
         lit = fit.look(view, name, pixel_grid(fit.size).numpy().reshape(-1, 2))
         return lit.reshape(*fit.size, 3) / fit.lighting(view, name)
 
+    def gain(view: int, t: int) -> np.ndarray:
+        """What brings light on the canvas of ``t`` to what it is on that of ``view``, a factor for each colour."""
+        borders = fit.layer(name).way(view, t) or []
+        factors = [(here.lighting / there.lighting).mean(axis=(0, 1)) for here, there in borders]
+        return np.asarray(np.prod(factors, axis=0, dtype=np.float32)) if factors else np.ones(3, np.float32)
+
     last = np.array([fit.size[1] - 1, fit.size[0] - 1], np.float32)
 
     def one(t: int) -> np.ndarray:
@@ -55,7 +61,8 @@ def stabilised(fit: Fit, layer: str, frame: int | None = None, fill: str = "canv
         beyond = np.zeros_like(fit.clip.frames[t])
         if fill == "canvas":
             # The light at the frame's border goes on beyond it.
-            beyond = to_uint8(albedo(view) * remap(fit.lighting(t, name), positions.clip(0, last)))
+            light = remap(fit.lighting(t, name), positions.clip(0, last)) * gain(view, t)
+            beyond = to_uint8(albedo(view) * light)
         return np.where(sure[..., None], (warped + 0.5).clip(0, 255).astype(np.uint8), beyond)
 
     return map_frames(one, range(len(fit)))

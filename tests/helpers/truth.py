@@ -18,6 +18,7 @@ from canon.fits import Fit, FitLayer
 from canon.grids import affine_guess, invert_grid
 from canon.scenes import Scene, make
 from canon.scenes.sampling import sample_points
+from canon.segments import Segment
 
 STRIDE, LIGHT_STRIDE = 8, 16
 
@@ -149,3 +150,29 @@ def rebuilt_from_stmaps(folder: Path, t: int) -> np.ndarray:
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def split_in_two(fit: Fit, name: str, at: int, overlap: int, gain: float = 1.0) -> Fit:
+    """The same fit, but that a layer has a canvas for the frames before ``at`` and another, below, for the others.
+
+    Args:
+        overlap: frames on either side of ``at`` that both have.
+        gain: how much darker the second canvas is, and how much brighter the light on it.
+    """
+    layer = fit.layer(name)
+    height, width = layer.canvas_size
+    down = np.array([0, height], np.float32)
+    color = np.concatenate([layer.color, layer.color / np.float32(gain)])
+    grid, lighting = layer.grid.copy(), layer.lighting.copy()
+    grid[at:] += down
+    lighting[at:] *= np.float32(gain)
+    second_grid = layer.grid[at - overlap : at + overlap].copy()
+    second_lighting = layer.lighting[at - overlap : at + overlap].copy()
+    second_grid[:overlap] += down
+    second_lighting[:overlap] *= np.float32(gain)
+    first = Segment(0, at + overlap - 1, 0, 0, height, width)
+    last = Segment(at - overlap, len(fit) - 1, height, 0, height, width)
+    coverage = np.concatenate([layer.coverage] * 2)
+    halves = FitLayer(name, color, coverage, grid, lighting, layer.opacity, (first, last), second_grid, second_lighting)
+    layers = [halves if one.name == name else one for one in fit.baked]
+    return Fit(fit.clip, fit.representation, fit.config, layers, fit.stride, fit.light_stride, fit.stats)
