@@ -17,6 +17,7 @@ from canon.representations.solve.refinement import (
     CHAINED_SCHEDULES,
     FINE,
     TRACKED,
+    TRACKING_LEVELS,
     track_frames,
 )
 from canon.representations.solve.register import refresh_detail
@@ -43,7 +44,8 @@ class Codef(Layered):
             track_segments(problem, i, job.flow, config.canvas_scale or FINE[config.preset], config.preset)
         keyframe = Survival.of(problem, last, job.flow).best_keyframe(range(problem.count))
         chain = Chain(problem, last, job.flow, keyframe, camera)
-        track_frames(problem, chain, config.canvas_scale or BACKGROUND_FINE[config.preset], config.preset)
+        scale = config.canvas_scale or BACKGROUND_FINE[config.preset]
+        track_frames(problem, chain, scale, TRACKING_LEVELS[config.preset])
         # A rim of the layer in front must not get into the background, which is filled in behind it.
         robust_canvas(problem, last, erode=5, scales=TRACKED[config.preset])
         refresh_detail(problem)

@@ -68,17 +68,19 @@ TRACKED: dict[str, tuple[float | None, ...]] = {"fast": (0.15,), "balanced": (No
 TRACKING_LEVELS: dict[str, tuple[int, ...]] = {"fast": (2, 1), "balanced": (2, 1, 1), "quality": (2, 1, 1, 0)}
 
 
-def track_frames(problem: Problem, chain: Chain, scale: float, preset: str) -> None:
+def track_frames(problem: Problem, chain: Chain, scale: float, levels: tuple[int, ...]) -> None:
     """First coordinates of a layer's frames that a chain reaches, and the canvas that grows with them.
 
     Args:
         scale: canvas texels per pixel of the chain's keyframe.
+        levels: of the pyramid, for one registration each (see :data:`TRACKING_LEVELS`); none trusts the chain alone.
     """
     # One frame after the other, in many small operations: threads would only wait for each other.
     with single_threaded_operations():
         chain_layer(problem, chain, scale)
-        refresh_detail(problem)
-        register_outward(problem, chain, _TRACKING, TRACKING_LEVELS[preset])
+        if levels:
+            refresh_detail(problem)
+            register_outward(problem, chain, _TRACKING, levels)
 
 
 def layer_areas(planes: np.ndarray) -> np.ndarray:

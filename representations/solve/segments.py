@@ -19,7 +19,7 @@ from canon.representations.motion.flow import Flow
 from canon.representations.solve.canvas import fill_unseen, robust_canvas
 from canon.representations.solve.layers import Layer, Problem
 from canon.representations.solve.lighting import estimate_lighting
-from canon.representations.solve.refinement import TRACKED, track_frames
+from canon.representations.solve.refinement import TRACKED, TRACKING_LEVELS, track_frames
 from canon.representations.solve.register import (
     RegisterOptions,
     affine_reference,
@@ -39,6 +39,7 @@ _TOLERATED = 0.3
 _WORTH_A_CANVAS = 8.0
 """What a further canvas must save of it, in areas of the layer, summed over its frames."""
 _SHORTEST = 6
+_TRIAL = (2,)
 _OVERLAP = 4  # frames on either side of where two segments meet
 _TEXELS_OF_A_FRAME, _MOST_SAMPLES, _MOST_TIMES = 1000, 3_000_000, 400
 _ENOUGH = 3  # frames that make a texel count as shown
@@ -52,21 +53,26 @@ def track_segments(problem: Problem, index: int, flow: Flow, scale: float, prese
         scale: canvas texels per pixel of the keyframes.
     """
     survival = Survival.of(problem, index, flow)
+    known: dict[tuple[int, int], torch.Tensor | None] = {}
 
-    def track(times: range) -> None:
-        chain = Chain(problem, index, flow, survival.best_keyframe(times), times=times)
-        track_frames(problem, chain, scale, preset)
+    def track(times: range, levels: tuple[int, ...]) -> None:
+        chain = Chain(problem, index, flow, survival.best_keyframe(times), times=times, known=known)
+        track_frames(problem, chain, scale, levels)
 
-    whole = problem.layers[index]
-    track(range(problem.count))
-    parts = _split(*_silhouettes(problem, index))
+    whole, parts = problem.layers[index], [range(problem.count)]
+    # Chained flow drifts, which looks the same: what it says must be true of registered frames, too.
+    for levels in ((), _TRIAL):
+        track(range(problem.count), levels)
+        parts = _split(*_silhouettes(problem, index))
+        if len(parts) == 1:
+            break
     found = []
-    for times in parts if len(parts) > 1 else []:
-        part = new_layer(problem, whole.name, whole.present & _within(times, problem.count))
-        problem.layers[index] = part
-        track(times)
-        found.append((times, part))
-    if found:
+    for times in parts:
+        if len(parts) > 1:
+            problem.layers[index] = new_layer(problem, whole.name, whole.present & _within(times, problem.count))
+        track(times, TRACKING_LEVELS[preset])
+        found.append((times, problem.layers[index]))
+    if len(parts) > 1:
         problem.layers[index] = _stacked(problem, whole, found)
         where = ", ".join(str(times.start) for times in parts[1:])
         log.info("'%s' shows too many sides for one canvas: it is split at frame %s", whole.name, where)
@@ -225,5 +231,5 @@ def _looked_at_again(
 
     for _ in range(2):
         other.grid = other.grid + torch.stack(list(map_frames(one, range(len(times)))))
-        estimate_lighting(some, 1)
+    estimate_lighting(some, 1)
     return other

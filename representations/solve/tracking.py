@@ -146,7 +146,8 @@ class Chain:
     """A layer carried by flow outwards from its keyframe: which frame from which, and where its nodes lie there.
 
     With a ``camera``, its homographies say how the layer moves but for bends, also where it is seen in few frames.
-    Only the frames ``times`` are reached; None = all.
+    Only the frames ``times`` are reached; None = all. What several chains of a layer need is found once and kept in
+    ``known``.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class Chain:
         keyframe: int,
         camera: CameraMotion | None = None,
         times: range | None = None,
+        known: dict[tuple[int, int], Tensor | None] | None = None,
     ) -> None:
         self.problem, self.index, self.keyframe, self.camera = problem, index, keyframe, camera
         self.pairs = _outward(keyframe, times or range(problem.count))
@@ -164,7 +166,10 @@ class Chain:
         def one(pair: tuple[int, int]) -> Tensor | None:
             return carried_positions(problem, index, *pair, flow, None if camera is None else self.rigid(*pair))
 
-        self.positions = list(map_frames(one, self.pairs))
+        known = {} if known is None else known
+        new = [pair for pair in self.pairs if pair not in known]
+        known |= zip(new, map_frames(one, new), strict=True)
+        self.positions = [known[pair] for pair in self.pairs]
 
     def rigid(self, t: int, s: int) -> Tensor:
         """Where the camera takes the nodes of frame t in frame s, [gh, gw, 2]."""
