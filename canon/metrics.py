@@ -16,7 +16,7 @@ import torch
 from canon.coordinates import grid_nodes
 from canon.edits import Delta, Edit, Over, resize_to
 from canon.fits import Fit
-from canon.grids import jacobian
+from canon.grids import grid_window, jacobian
 from canon.rendering import Video, render
 from canon.runtime import map_frames
 from canon.sampling import remap
@@ -326,14 +326,17 @@ def _reached(fit: Fit, t: int, name: str, area: np.ndarray) -> np.ndarray:
     """Where frame ``t`` sees texels whose ``area`` (of the canvas, at any scale) is above 0, or their neighbours."""
     canvas = fit.layer(name).canvas_size
     on = resize_to(np.ascontiguousarray(area, np.float32), canvas) > 0
-    coarse = max(fit.texels(t, name), canvas[0] / area.shape[0], 1.0)
-    side = 2 * int(np.ceil(2 * coarse + 1)) + 1
-    near = cv2.dilate(on.astype(np.uint8), np.ones((side, side), np.uint8))
-    uv = fit.coordinates(t, name)[0]
-    # Canvases may be wider than OpenCV's remap can address.
-    x = np.clip(np.rint(uv[..., 0]), 0, canvas[1] - 1).astype(np.int64)
-    y = np.clip(np.rint(uv[..., 1]), 0, canvas[0] - 1).astype(np.int64)
-    return np.asarray(near[y, x] > 0)
+    found = np.zeros(fit.size, bool)
+    for view in fit.views(t, name):
+        coarse = max(view.texels, canvas[0] / area.shape[0], 1.0)
+        side = 2 * int(np.ceil(2 * coarse + 1)) + 1
+        near = cv2.dilate(on.astype(np.uint8), np.ones((side, side), np.uint8))
+        uv = grid_window(view.grid, fit.stride, fit.whole)
+        # Canvases may be wider than OpenCV's remap can address.
+        x = np.clip(np.rint(uv[..., 0]), 0, canvas[1] - 1).astype(np.int64)
+        y = np.clip(np.rint(uv[..., 1]), 0, canvas[0] - 1).astype(np.int64)
+        found |= near[y, x] > 0
+    return found
 
 
 def _spent(stats: Mapping[str, Any]) -> dict[str, float]:

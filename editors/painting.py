@@ -98,7 +98,9 @@ def _carried(fit: Fit, name: str, paint: Over, segment: int) -> Over:
     if not reached:
         return paint
     others = ", ".join(map(str, sorted(reached)))
-    log.info("paint on segment %d of '%s' is carried to segment %s as far as they show the same", segment, name, others)
+    log.warning(
+        "paint on segment %d of '%s' is carried on to segment %s, where they show the same", segment, name, others
+    )
     return Over(_straight(found))
 
 

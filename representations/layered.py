@@ -64,6 +64,8 @@ class LayeredConfig:
     """Weights of torchvision's RAFT (.safetensors or .pth) to find optical flow with; none takes OpenCV's DIS."""
     flow: Path | None = None
     """Folder of optical flow (.npy) that the scripts of CoDeF or Layered Neural Atlases wrote, to use instead."""
+    split: bool = True
+    """Give a layer several canvases, each for some time, where one cannot show all its sides."""
     lighting: bool = True
     """Fit a smooth, bounded, multiplicative lighting per layer and frame."""
     stride: int = 0

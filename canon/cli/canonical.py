@@ -60,7 +60,9 @@ def run(arguments: list[str]) -> int:
             canvas.save(path, own.bits)
         unseen = float((canvas.coverage == 0.5).mean())
         filled = f", {unseen:.0%} filled in plausibly" if unseen >= 0.005 else ""
-        print(f"{path}  {canvas.size[1]}x{canvas.size[0]}{filled}")
+        parts = fit.segments(name)
+        frames = f", frames {parts[segment][0]} to {parts[segment][1]}" if len(parts) > 1 else ""
+        print(f"{path}  {canvas.size[1]}x{canvas.size[0]}{frames}{filled}")
     return 0
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from canon.fits import Fit
+    from canon.fits import Fit, FitLayer
 
 
 class FitProgress:
@@ -101,7 +101,7 @@ def program() -> str:
 
 def fit_summary(fit: Fit) -> list[str]:
     """Lines that say what was fitted: frames, layers and canvases, where the masks came from, time and memory."""
-    sizes = ", ".join(f"{layer.name} {layer.canvas_size[1]}x{layer.canvas_size[0]}" for layer in fit.baked)
+    sizes = ", ".join(f"{layer.name} {_sizes(layer)}" for layer in fit.baked)
     lines = [f"  clip       {len(fit)} frames of {fit.size[1]}x{fit.size[0]}", f"  canvases   {sizes}"]
     lines += [f"  mask       {origin}" for origin in fit.stats.get("masks", [])]
     if "seconds_total" in fit.stats:
@@ -109,3 +109,9 @@ def fit_summary(fit: Fit) -> list[str]:
         peak = f", {fit.stats['peak_mib']:.0f} MiB" if "peak_mib" in fit.stats else ""
         lines.append(f"  took       {fit.stats['seconds_total']:.1f} s ({stages}){peak}")
     return lines
+
+
+def _sizes(layer: FitLayer) -> str:
+    if not layer.segments:
+        return f"{layer.canvas_size[1]}x{layer.canvas_size[0]}"
+    return " and ".join(f"{part.width}x{part.height} (frames {part.first} to {part.last})" for part in layer.segments)

@@ -18,12 +18,12 @@ class Atlas(Layered):
     """Layered neural atlas (Kasten et al. 2021), solved motion first; ``solver="neural"`` is the published way."""
 
     Config = AtlasConfig
-    name, version = "atlas", 7
+    name, version = "atlas", 8
     schedules = SCHEDULES
 
     def start(self, job: Job, problem: Problem, camera: CameraMotion) -> None:
         """See :meth:`Layered.start`."""
-        start(problem, job.flow, camera, job.config.canvas_scale, job.config.preset)
+        start(problem, job.flow, camera, job.config)
 
     def train(self, job: Job) -> tuple[list[FitLayer], dict[str, Any]]:
         """See :meth:`Layered.train`."""

@@ -6,6 +6,7 @@ import torch
 
 from canon.coordinates import apply_homography, grid_nodes
 from canon.grids import jacobian
+from canon.representations.atlas.config import AtlasConfig
 from canon.representations.motion.flow import Flow
 from canon.representations.motion.homography import CameraMotion
 from canon.representations.solve.canvas import robust_canvas
@@ -18,17 +19,13 @@ from canon.representations.solve.tracking import place_canvas
 _BACKGROUND_FINEST = 1.5  # texels per pixel at most, where the clip zooms in
 
 
-def start(problem: Problem, flow: Flow, camera: CameraMotion, scale: float, preset: str) -> None:
-    """Give a resting problem its first coordinates and canvases.
-
-    Args:
-        scale: canvas texels per pixel; 0 chooses.
-    """
-    last = len(problem.layers) - 1
+def start(problem: Problem, flow: Flow, camera: CameraMotion, config: AtlasConfig) -> None:
+    """Give a resting problem its first coordinates and canvases."""
+    last, scale, preset = len(problem.layers) - 1, config.canvas_scale, config.preset
     _place_background(problem, last, camera, scale, BACKGROUND_FINE[preset])
     robust_canvas(problem, last, erode=5, scales=(None, 0.1) if preset == "fast" else (None, 0.15, 0.07))
     for i in range(last):
-        track_segments(problem, i, flow, scale or FINE[preset], preset)
+        track_segments(problem, i, flow, scale or FINE[preset], preset, config.split)
     refresh_detail(problem)
 
 

@@ -33,7 +33,7 @@ class Codef(Layered):
     """
 
     Config = CodefConfig
-    name, version = "codef", 1
+    name, version = "codef", 2
     schedules = CHAINED_SCHEDULES
 
     def start(self, job: Job, problem: Problem, camera: CameraMotion) -> None:
@@ -41,7 +41,8 @@ class Codef(Layered):
         config = job.config
         last = len(problem.layers) - 1
         for i in range(last):
-            track_segments(problem, i, job.flow, config.canvas_scale or FINE[config.preset], config.preset)
+            scale = config.canvas_scale or FINE[config.preset]
+            track_segments(problem, i, job.flow, scale, config.preset, config.split)
         keyframe = Survival.of(problem, last, job.flow).best_keyframe(range(problem.count))
         chain = Chain(problem, last, job.flow, keyframe, camera)
         scale = config.canvas_scale or BACKGROUND_FINE[config.preset]

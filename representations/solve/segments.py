@@ -46,11 +46,12 @@ _ENOUGH = 3  # frames that make a texel count as shown
 _GAP = 32  # texels between two canvases, so that a frame that looks at half or quarter size sees its own only
 
 
-def track_segments(problem: Problem, index: int, flow: Flow, scale: float, preset: str) -> None:
+def track_segments(problem: Problem, index: int, flow: Flow, scale: float, preset: str, split: bool) -> None:
     """First coordinates and canvas of a layer that moves in its own way, in as many segments as it takes.
 
     Args:
         scale: canvas texels per pixel of the keyframes.
+        split: whether it may take more than one.
     """
     survival = Survival.of(problem, index, flow)
     known: dict[tuple[int, int], torch.Tensor | None] = {}
@@ -61,7 +62,7 @@ def track_segments(problem: Problem, index: int, flow: Flow, scale: float, prese
 
     whole, parts = problem.layers[index], [range(problem.count)]
     # Chained flow drifts, which looks the same: what it says must be true of registered frames, too.
-    for levels in ((), _TRIAL):
+    for levels in ((), _TRIAL) if split else ():
         track(range(problem.count), levels)
         parts = _split(*_silhouettes(problem, index))
         if len(parts) == 1:
@@ -75,7 +76,7 @@ def track_segments(problem: Problem, index: int, flow: Flow, scale: float, prese
     if len(parts) > 1:
         problem.layers[index] = _stacked(problem, whole, found)
         where = ", ".join(str(times.start) for times in parts[1:])
-        log.info("'%s' shows too many sides for one canvas: it is split at frame %s", whole.name, where)
+        log.warning("'%s' shows too many sides for one canvas: it is split at frame %s", whole.name, where)
     robust_canvas(problem, index, erode=1, scales=TRACKED[preset])
 
 
