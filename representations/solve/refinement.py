@@ -32,7 +32,7 @@ MATTE_BAND = 6
 _STATE = "state.safetensors"
 _SEEN_PIXELS = 24
 """A layer with fewer solid pixels than this is not there in a frame."""
-_TRACKING = RegisterOptions(noise=0.05, membrane=4.0, temporal=1.0, robust=0.1, limit=2.0, brightness=1.0, rough=0.0)
+TRACKING = RegisterOptions(noise=0.05, membrane=4.0, temporal=1.0, robust=0.1, limit=2.0, brightness=1.0, rough=0.0)
 FINE = {"fast": 1.0, "balanced": 1.5, "quality": 1.5}
 """Texels per pixel along a side: bilinear samples of a finer canvas pull less towards its texels."""
 BACKGROUND_FINE = {"fast": 1.0, "balanced": 1.25, "quality": 1.5}
@@ -80,7 +80,7 @@ def track_frames(problem: Problem, chain: Chain, scale: float, levels: tuple[int
         chain_layer(problem, chain, scale)
         if levels:
             refresh_detail(problem)
-            register_outward(problem, chain, _TRACKING, levels)
+            register_outward(problem, chain, TRACKING, levels)
 
 
 def layer_areas(planes: np.ndarray) -> np.ndarray:

@@ -7,28 +7,23 @@ on its canvas; a car that drives into view does not.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from canon.coordinates import grid_nodes, pixel_grid
+from canon.coordinates import pixel_grid
 from canon.grids import affine_guess, invert_grid, sample_grid, texels_per_pixel
 from canon.representations.motion.flow import Flow
 from canon.representations.solve.canvas import fill_unseen, robust_canvas
 from canon.representations.solve.layers import Layer, Problem
 from canon.representations.solve.lighting import estimate_lighting
-from canon.representations.solve.refinement import TRACKED, TRACKING_LEVELS, track_frames
-from canon.representations.solve.register import (
-    RegisterOptions,
-    affine_reference,
-    grid_step,
-    normal_equations,
-    visible_nodes,
-)
+from canon.representations.solve.refinement import TRACKED, TRACKING, TRACKING_LEVELS, track_frames
+from canon.representations.solve.register import grid_step, normal_equations, visible_nodes
 from canon.representations.solve.tracking import Chain, Survival, carried_positions, new_layer
-from canon.runtime import map_frames
+from canon.runtime import map_frames, single_threaded_operations
 from canon.sampling import remap_points
 from canon.segments import Segment
 
@@ -181,56 +176,54 @@ def overlapped(problem: Problem, index: int, flow: Flow) -> tuple[tuple[Segment,
         has them.
     """
     layer = problem.layers[index]
-    wide, grids, lights = list(layer.segments), {}, {}
-
-    def carry(grid: torch.Tensor, times: range, s: int) -> None:
-        light = layer.lighting[s]
-        for t in times:
-            positions = carried_positions(problem, index, t, s, flow) if layer.present[t] and layer.present[s] else None
-            grid = grid if positions is None else sample_grid(grid, positions, problem.stride)
-            grids[t], lights[t], s = grid, light, t
-
-    for k, (a, b) in enumerate(zip(layer.segments[:-1], layer.segments[1:], strict=True)):
+    wide, sides = list(layer.segments), []
+    for k, (a, b) in enumerate(itertools.pairwise(layer.segments)):
         into_a, into_b = (min(_OVERLAP, (part.last - part.first + 1) // 2) for part in (a, b))
-        carry(layer.grid[b.first], range(a.last, a.last - into_a, -1), b.first)
-        carry(layer.grid[a.last], range(b.first, b.first + into_b), a.last)
         wide[k] = replace(wide[k], last=b.first + into_b - 1)
         wide[k + 1] = replace(wide[k + 1], first=a.last - into_a + 1)
-    times = sorted(grids)
-    other = _looked_at_again(problem, index, times, torch.stack([grids[t] for t in times]), lights)
-    return tuple(wide), other.grid.cpu().numpy(), other.lighting.cpu().numpy()
+        sides += [(b.first, range(a.last, a.last - into_a, -1)), (a.last, range(b.first, b.first + into_b))]
+    with single_threaded_operations():
+        parts = list(map_frames(lambda side: _seen_from_beyond(problem, index, flow, *side), sides))
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for part, (_, times) in zip(parts, sides, strict=True):
+        estimate_lighting(part, 1)
+        other = part.layers[index]
+        found |= {t: (other.grid[k].cpu().numpy(), other.lighting[k].cpu().numpy()) for k, t in enumerate(times)}
+    grids, lights = zip(*(found[t] for t in sorted(found)), strict=True)
+    return tuple(wide), np.stack(grids), np.stack(lights)
 
 
-def _looked_at_again(
-    problem: Problem, index: int, times: list[int], grid: torch.Tensor, lights: dict[int, torch.Tensor]
-) -> Layer:
-    """A layer's frames ``times`` by other coordinates [N, gh, gw, 2], registered and lit anew; canvases stay."""
+def _seen_from_beyond(problem: Problem, index: int, flow: Flow, start: int, times: range) -> Problem:
+    """The frames ``times``, one next to the other, whose first one is next to ``start``, looking at that one's canvas.
+
+    As in :func:`canon.representations.solve.tracking.register_outward`, each is carried from the one before, and
+    registered to the canvas.
+    """
+    frames = list(times)
     layers = [
         replace(
             layer,
-            grid=layer.grid[times],
-            reference=layer.reference[times],
-            lighting=layer.lighting[times],
-            present=layer.present[times],
-            detail=layer.detail[times],
+            grid=layer.grid[frames],
+            reference=layer.reference[frames],
+            lighting=layer.lighting[frames],
+            present=layer.present[frames],
+            detail=layer.detail[frames],
         )
         for layer in problem.layers
     ]
-    other, nodes = layers[index], grid_nodes(problem.size, problem.stride, problem.device)
-    other.grid, other.lighting = grid, torch.stack([lights[t] for t in times])
-    opacity = [np.asarray(planes[times]) for planes in problem.opacity]
-    some = Problem(problem.frames[times], layers, opacity, problem.stride, problem.device, problem.bases)
-    options = RegisterOptions()
-
-    def one(k: int) -> torch.Tensor:
-        equations = normal_equations(some, k, 1, options, [index]).get(index)
-        if equations is None:
-            return torch.zeros_like(grid[k])
-        reference = affine_reference(other.grid[k], visible_nodes(some, index, k) + 1e-6, nodes)
-        here, stiff = other.grid[k : k + 1], reference[None]
-        return grid_step(here, stiff, equations[0][None], equations[1][None], None, replace(options, rough=0.0), 1)[0]
-
-    for _ in range(2):
-        other.grid = other.grid + torch.stack(list(map_frames(one, range(len(times)))))
-    estimate_lighting(some, 1)
-    return other
+    opacity = [np.asarray(planes[frames]) for planes in problem.opacity]
+    part = Problem(problem.frames[frames], layers, opacity, problem.stride, problem.device, problem.bases)
+    whole, layer = problem.layers[index], layers[index]
+    grid, s = whole.grid[start], start
+    layer.lighting = whole.lighting[start].repeat(len(frames), 1, 1, 1)
+    for k, t in enumerate(frames):
+        positions = carried_positions(problem, index, t, s, flow) if whole.present[t] and whole.present[s] else None
+        carried = grid if positions is None else sample_grid(grid, positions, problem.stride)
+        layer.grid[k], s = carried, t
+        for level in TRACKING_LEVELS["fast"]:
+            equations = normal_equations(part, k, level, TRACKING, [index]).get(index)
+            if equations is not None:
+                here, sums = layer.grid[k : k + 1], [value[None] for value in equations]
+                layer.grid[k] += grid_step(here, carried[None], sums[0], sums[1], None, TRACKING, level)[0]
+        grid = layer.grid[k]
+    return part
