@@ -73,7 +73,7 @@ def load(
 def render_speed(fit: canon.Fit) -> float:
     """Frames per second of re-rendering a half-transparent, half-opaque edit of the whole front layer, not encoded."""
     layer = fit.layers[0]
-    height, width = fit.canonical(layer).size
+    height, width = fit.canvas(layer).size
     paint = np.zeros((height, width, 4), np.float32)
     paint[..., 0], paint[..., 3] = 0.9, np.where(np.arange(width) < width // 2, 0.5, 1.0)
     edit = Edit([Step(layer, Over(paint), Provenance.now("benchmark", {}, {}))], fit=fit.id)

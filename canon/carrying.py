@@ -10,6 +10,7 @@ import torch
 
 from canon.boxes import Box, box_size
 from canon.coordinates import Size, grid_nodes
+from canon.edits import Over, in_segment
 from canon.fits import Fit, nonzero_box
 from canon.grids import affine_guess, find_pixels, grid_window
 from canon.sampling import remap
@@ -76,6 +77,31 @@ def carry(fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool =
         if found.any():
             reached.append(way.number)
     return out, reached
+
+
+def carry_paint(fit: Fit, layer: str, paint: Over, segment: int) -> tuple[Over, list[int]]:
+    """Paint on a layer's whole canvas, made on one segment, as :func:`carry` carries it to the others."""
+    alpha = paint.rgba[..., 3:]
+    found, reached = carry(fit, layer, np.dstack([paint.rgba[..., :3] * alpha, alpha]), segment, colours=True)
+    return (Over(_straight(found)), reached) if reached else (paint, reached)
+
+
+def on_whole_canvas(fit: Fit, layer: str, paint: Over, segment: int) -> Over:
+    """Paint of one segment's aspect as paint on the layer's whole canvas.
+
+    Raises:
+        InputError: unknown layer or segment.
+    """
+    box, whole = fit.segment_box(layer, segment), fit.layer(layer).canvas_size
+    if box_size(box) == whole:
+        return paint
+    alpha = paint.rgba[..., 3:]
+    return Over(_straight(in_segment(np.dstack([paint.rgba[..., :3] * alpha, alpha]), whole, box)))
+
+
+def _straight(premultiplied: np.ndarray) -> np.ndarray:
+    alpha = premultiplied[..., 3:]
+    return np.dstack([premultiplied[..., :3] / np.maximum(alpha, 1e-6), alpha])
 
 
 def _cut(image: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from canon.boxes import Box
+from canon.carrying import carry_paint, on_whole_canvas
 from canon.coordinates import Size, resize_points
 from canon.edits import Delta, Edit, Operation, Over, Remove, fits_canvas, resize_to
 from canon.errors import InputError
@@ -120,7 +121,7 @@ def compose(fit: Fit, edits: Sequence[Edit]) -> dict[str, LayerEdit]:
     found = {}
     for name in dict.fromkeys(name for edit in edits for name in edit.layers):
         layer = fit.layer(name)
-        operations = [operation for edit in edits for operation in edit.operations(name)]
+        operations = [_of_whole(fit, layer, operation) for edit in edits for operation in edit.operations(name)]
         removals = [operation for operation in operations if isinstance(operation, Remove)]
         if removals:
             if layer.opacity is None:
@@ -131,6 +132,16 @@ def compose(fit: Fit, edits: Sequence[Edit]) -> dict[str, LayerEdit]:
         if composed is not None:
             found[name] = composed
     return found
+
+
+def _of_whole(fit: Fit, layer: FitLayer, operation: Operation) -> Operation:
+    """Paint of the aspect of a layer's first segment is meant for that and what overlaps it; the rest is as it is."""
+    if not layer.segments or not isinstance(operation, Over):
+        return operation
+    size, first = operation.rgba.shape[:2], layer.segments[0]
+    if fits_canvas(size, layer.canvas_size) or not fits_canvas(size, (first.height, first.width)):
+        return operation
+    return carry_paint(fit, layer.name, on_whole_canvas(fit, layer.name, operation, 0), 0)[0]
 
 
 def _compose_layer(layer: FitLayer, operations: Sequence[Operation]) -> LayerEdit | None:

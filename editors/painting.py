@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from canon.boxes import Box, box_size
-from canon.carrying import carry, pixels_of
+from canon.carrying import carry_paint, on_whole_canvas, pixels_of
 from canon.editors.matching import match_pictures
 from canon.editors.paint import PaintConfig
-from canon.edits import Edit, Over, Provenance, Step, check_aspect, in_segment
+from canon.edits import Edit, Over, Provenance, Step, check_aspect
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.grids import level_of_detail
@@ -54,7 +54,8 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
             made = _overlay(name, image, segment)
         else:
             made = _replacement(fit, name, image, config.segment)
-        found = [(name, _in_place(fit, name, made, config.segment, config.carry))]
+        made = on_whole_canvas(fit, name, made, config.segment)
+        found = [(name, _carried(fit, name, made, config.segment) if config.carry else made)]
     steps = [Step(name, operation, provenance) for name, operation in found if (operation.rgba[..., 3] > 0).any()]
     if not steps:
         log.warning("nothing differs in the painted image, so the edit is empty")
@@ -83,33 +84,13 @@ def _check_aspect(name: str, image: np.ndarray, box: Box) -> None:
     check_aspect("The painted image is", (image.shape[0], image.shape[1]), name, box_size(box))
 
 
-def _in_place(fit: Fit, name: str, paint: Over, segment: int, onward: bool) -> Over:
-    """Paint on one segment as paint on the layer's whole canvas, ``onward`` carried to the neighbouring segments."""
-    box, whole = fit.segment_box(name, segment), fit.layer(name).canvas_size
-    if box_size(box) == whole:
-        return paint
-    placed = Over(_straight(in_segment(_premultiplied(paint), whole, box)))
-    return _carried(fit, name, placed, segment) if onward else placed
-
-
 def _carried(fit: Fit, name: str, paint: Over, segment: int) -> Over:
     """Paint on one segment, on the layer's whole canvas, and what its neighbours show of it."""
-    found, reached = carry(fit, name, _premultiplied(paint), segment, colours=True)
-    if not reached:
-        return paint
-    others = ", ".join(map(str, sorted(reached)))
-    log.warning(
-        "paint on segment %d of '%s' is carried on to segment %s, where they show the same", segment, name, others
-    )
-    return Over(_straight(found))
-
-
-def _premultiplied(paint: Over) -> np.ndarray:
-    return np.dstack([paint.rgba[..., :3] * paint.rgba[..., 3:], paint.rgba[..., 3:]])
-
-
-def _straight(rgba: np.ndarray) -> np.ndarray:
-    return np.dstack([rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-6), rgba[..., 3:]])
+    found, reached = carry_paint(fit, name, paint, segment)
+    if reached:
+        others = ", ".join(map(str, sorted(reached)))
+        log.warning("paint on segment %d of '%s' is carried on to segment %s, as far as it goes", segment, name, others)
+    return found
 
 
 def _check_segment(fit: Fit, name: str, painted: np.ndarray, segment: int) -> None:

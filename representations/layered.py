@@ -194,7 +194,7 @@ class Layered(Representation):
             camera = find_camera(job)
         problem = self._solve(job, camera)
         with clock.stage("bake"):
-            return self._finish(job, bake(problem, job.flow, seed), {})
+            return self._finish(job, bake(problem, job.flow, camera, seed), {})
 
     def _solve(self, job: Job, camera: CameraMotion) -> Problem:
         clip, config = job.clip, job.config
@@ -321,7 +321,7 @@ def find_camera(job: Job) -> CameraMotion:
     return job.work.run(job.work.stage("camera", digests(job.masks), thorough), build, load)
 
 
-def bake(problem: Problem, flow: Flow, seed: int) -> list[FitLayer]:
+def bake(problem: Problem, flow: Flow, camera: CameraMotion, seed: int) -> list[FitLayer]:
     """The solved layers as a fit stores them; what no frame shows of the background is filled and marked as such."""
     baked = []
     for i, layer in enumerate(problem.layers):
@@ -335,7 +335,7 @@ def bake(problem: Problem, flow: Flow, seed: int) -> list[FitLayer]:
             color = fill_holes(color, seen, hole, seed)
             coverage[hole] = 0.5
         opacity = None if opaque else problem.opacity[i]
-        segments, *second = overlapped(problem, i, flow) if layer.segments else ((),)
+        segments, *second = overlapped(problem, i, flow, camera if opaque else None) if layer.segments else ((),)
         baked.append(
             FitLayer(layer.name, color, coverage, grid, layer.lighting.cpu().numpy(), opacity, segments, *second)
         )

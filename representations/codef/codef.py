@@ -21,7 +21,7 @@ from canon.representations.solve.refinement import (
     track_frames,
 )
 from canon.representations.solve.register import refresh_detail
-from canon.representations.solve.segments import track_segments
+from canon.representations.solve.segments import camera_views, place_parts, track_segments
 from canon.representations.solve.tracking import Chain, Survival
 
 
@@ -43,10 +43,16 @@ class Codef(Layered):
         for i in range(last):
             scale = config.canvas_scale or FINE[config.preset]
             track_segments(problem, i, job.flow, scale, config.preset, config.split)
-        keyframe = Survival.of(problem, last, job.flow).best_keyframe(range(problem.count))
-        chain = Chain(problem, last, job.flow, keyframe, camera)
+        survival = Survival.of(problem, last, job.flow)
         scale = config.canvas_scale or BACKGROUND_FINE[config.preset]
-        track_frames(problem, chain, scale, TRACKING_LEVELS[config.preset])
+        views = camera_views(problem, camera, config.split)
+
+        def place(times: range) -> None:
+            keyframe = survival.best_keyframe(times) if len(views) == 1 else views[times]
+            chain = Chain(problem, last, job.flow, keyframe, camera, times)
+            track_frames(problem, chain, scale, TRACKING_LEVELS[config.preset])
+
+        place_parts(problem, last, list(views), place)
         # A rim of the layer in front must not get into the background, which is filled in behind it.
         robust_canvas(problem, last, erode=5, scales=TRACKED[config.preset])
         refresh_detail(problem)

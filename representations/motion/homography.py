@@ -19,6 +19,10 @@ from canon.sampling import remap
 POINTS_PER_LINK = 600
 INLIER_PX = 1.5
 _SMALL = 200  # lattice pixels; smaller pictures are matched at their full size, and twice
+_WIDEST = 2.5
+"""Most that a frame's corner may be stretched against its centre, along a side, in a flat picture of all frames: some
+65 degrees off the middle of that picture."""
+_MOST_REFERENCES = 64
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,57 @@ class CameraMotion:
     to_reference: np.ndarray
     reference: int
     inliers: np.ndarray
+
+    def seen_from(self, reference: int) -> CameraMotion:
+        """The same motion, to the pixels of another frame."""
+        matrices = np.linalg.inv(self.to_reference[reference]) @ self.to_reference
+        return CameraMotion(matrices / _nonzero(matrices[:, 2:, 2:]), reference, self.inliers)
+
+    def directions(self, size: tuple[int, int]) -> list[tuple[range, int]]:
+        """The fewest stretches of time such that one flat picture holds all that each saw, and a frame to lay it in.
+
+        Args:
+            size: (height, width) of the frames.
+        """
+        count = len(self.to_reference)
+        choices = np.unique(np.append(np.linspace(0, count - 1, min(count, _MOST_REFERENCES)).round(), self.reference))
+        stretch = np.stack([_stretch(self.seen_from(int(r)).to_reference, size) for r in choices])
+        if stretch[list(choices).index(self.reference)].max() <= _WIDEST:
+            return [(range(count), self.reference)]
+        wide, narrow, found = _WIDEST, 1.0, _cover(stretch, _WIDEST)
+        for _ in range(12):  # as many as it takes, each as little stretched as can be
+            limit = (wide * narrow) ** 0.5
+            other = _cover(stretch, limit)
+            wide, narrow, found = (limit, narrow, other) if len(other) <= len(found) else (wide, limit, found)
+        return [(times, int(choices[row])) for times, row in found]
+
+
+def _nonzero(values: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) < 1e-9, 1e-9, values)
+
+
+def _stretch(matrices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much larger homographies [T, 3, 3] make a frame's corner than its centre, along a side; inf behind: [T]."""
+    height, width = size
+    corners = np.array([[x, y, 1.0] for x in (0, width - 1) for y in (0, height - 1)])
+    centre = matrices @ np.array([(width - 1) / 2, (height - 1) / 2, 1.0])
+    depth = (matrices[:, 2] @ corners.T) / _nonzero(centre[:, 2:])
+    # The Jacobian's determinant of a homography is det H / w^3.
+    return np.where(depth > 0.01, np.maximum(depth, 0.01) ** -1.5, np.inf).max(axis=1)
+
+
+def _cover(stretch: np.ndarray, limit: float) -> list[tuple[range, int]]:
+    """Stretches of time, each with the row of ``stretch`` [R, T] that is nowhere above the limit there, greedily."""
+    found, first, count = [], 0, stretch.shape[1]
+    while first < count:
+        beyond = stretch[:, first:] > limit
+        reach = np.where(beyond.any(axis=1), beyond.argmax(axis=1), count - first)
+        row = int(reach.argmax())
+        last = first + max(int(reach[row]), 1)
+        own = stretch[:, first:last].max(axis=1)
+        found.append((range(first, last), int(own.argmin())))
+        first = last
+    return found
 
 
 def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

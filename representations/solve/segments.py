@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,12 +18,13 @@ import torch
 from canon.coordinates import pixel_grid
 from canon.grids import affine_guess, invert_grid, sample_grid, texels_per_pixel
 from canon.representations.motion.flow import Flow
+from canon.representations.motion.homography import CameraMotion
 from canon.representations.solve.canvas import fill_unseen, robust_canvas
 from canon.representations.solve.layers import Layer, Problem
 from canon.representations.solve.lighting import estimate_lighting
 from canon.representations.solve.refinement import TRACKED, TRACKING, TRACKING_LEVELS, track_frames
 from canon.representations.solve.register import grid_step, normal_equations, visible_nodes
-from canon.representations.solve.tracking import Chain, Survival, carried_positions, new_layer
+from canon.representations.solve.tracking import Chain, Survival, carried_by_camera, carried_positions, new_layer
 from canon.runtime import map_frames, single_threaded_operations
 from canon.sampling import remap_points
 from canon.segments import Segment
@@ -55,24 +57,35 @@ def track_segments(problem: Problem, index: int, flow: Flow, scale: float, prese
         chain = Chain(problem, index, flow, survival.best_keyframe(times), times=times, known=known)
         track_frames(problem, chain, scale, levels)
 
-    whole, parts = problem.layers[index], [range(problem.count)]
+    parts = [range(problem.count)]
     # Chained flow drifts, which looks the same: what it says must be true of registered frames, too.
     for levels in ((), _TRIAL) if split else ():
         track(range(problem.count), levels)
         parts = _split(*_silhouettes(problem, index))
         if len(parts) == 1:
             break
-    found = []
+    place_parts(problem, index, parts, lambda times: track(times, TRACKING_LEVELS[preset]))
+    robust_canvas(problem, index, erode=1, scales=TRACKED[preset])
+
+
+def place_parts(problem: Problem, index: int, parts: list[range], place: Callable[[range], None]) -> None:
+    """Let ``place`` give a layer coordinates and a canvas for the frames of each part; several go below each other."""
+    whole, found = problem.layers[index], []
     for times in parts:
         if len(parts) > 1:
             problem.layers[index] = new_layer(problem, whole.name, whole.present & _within(times, problem.count))
-        track(times, TRACKING_LEVELS[preset])
+        place(times)
         found.append((times, problem.layers[index]))
     if len(parts) > 1:
         problem.layers[index] = _stacked(problem, whole, found)
         where = ", ".join(str(times.start) for times in parts[1:])
-        log.warning("'%s' shows too many sides for one canvas: it is split at frame %s", whole.name, where)
-    robust_canvas(problem, index, erode=1, scales=TRACKED[preset])
+        log.warning("one canvas cannot show all sides of '%s': it is split at frame %s", whole.name, where)
+
+
+def camera_views(problem: Problem, camera: CameraMotion, split: bool) -> dict[range, int]:
+    """The parts in which a background is laid out flat, and the frame that each is seen from."""
+    whole = {range(problem.count): camera.reference}
+    return dict(camera.directions(problem.size)) if split else whole
 
 
 def _within(times: range, count: int) -> np.ndarray:
@@ -168,8 +181,13 @@ def _stacked(problem: Problem, whole: Layer, parts: list[tuple[range, Layer]]) -
     return layer
 
 
-def overlapped(problem: Problem, index: int, flow: Flow) -> tuple[tuple[Segment, ...], np.ndarray, np.ndarray]:
+def overlapped(
+    problem: Problem, index: int, flow: Flow, camera: CameraMotion | None = None
+) -> tuple[tuple[Segment, ...], np.ndarray, np.ndarray]:
     """The segments of a solved layer, widened so that each shares some frames with the next, and how they look at both.
+
+    Args:
+        camera: what moves the layer, if it does.
 
     Returns:
         segments, second coordinates [N, gh, gw, 2] and second lighting [N, lh, lw, 3], as :class:`canon.fits.FitLayer`
@@ -183,7 +201,7 @@ def overlapped(problem: Problem, index: int, flow: Flow) -> tuple[tuple[Segment,
         wide[k + 1] = replace(wide[k + 1], first=a.last - into_a + 1)
         sides += [(b.first, range(a.last, a.last - into_a, -1)), (a.last, range(b.first, b.first + into_b))]
     with single_threaded_operations():
-        parts = list(map_frames(lambda side: _seen_from_beyond(problem, index, flow, *side), sides))
+        parts = list(map_frames(lambda side: _seen_from_beyond(problem, index, flow, camera, *side), sides))
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for part, (_, times) in zip(parts, sides, strict=True):
         estimate_lighting(part, 1)
@@ -193,7 +211,9 @@ def overlapped(problem: Problem, index: int, flow: Flow) -> tuple[tuple[Segment,
     return tuple(wide), np.stack(grids), np.stack(lights)
 
 
-def _seen_from_beyond(problem: Problem, index: int, flow: Flow, start: int, times: range) -> Problem:
+def _seen_from_beyond(
+    problem: Problem, index: int, flow: Flow, camera: CameraMotion | None, start: int, times: range
+) -> Problem:
     """The frames ``times``, one next to the other, whose first one is next to ``start``, looking at that one's canvas.
 
     As in :func:`canon.representations.solve.tracking.register_outward`, each is carried from the one before, and
@@ -217,7 +237,9 @@ def _seen_from_beyond(problem: Problem, index: int, flow: Flow, start: int, time
     grid, s = whole.grid[start], start
     layer.lighting = whole.lighting[start].repeat(len(frames), 1, 1, 1)
     for k, t in enumerate(frames):
-        positions = carried_positions(problem, index, t, s, flow) if whole.present[t] and whole.present[s] else None
+        positions = None if camera is None else carried_by_camera(problem, camera, t, s)
+        if camera is None and whole.present[t] and whole.present[s]:
+            positions = carried_positions(problem, index, t, s, flow)
         carried = grid if positions is None else sample_grid(grid, positions, problem.stride)
         layer.grid[k], s = carried, t
         for level in TRACKING_LEVELS["fast"]:

@@ -142,6 +142,13 @@ def carried_positions(
     return rigid + bend * (size / (size + _SHAKE**2))
 
 
+def carried_by_camera(problem: Problem, camera: CameraMotion, t: int, s: int) -> Tensor:
+    """Where the camera takes the nodes of frame t in frame s, [gh, gw, 2]."""
+    matrix = np.linalg.inv(camera.to_reference[s]) @ camera.to_reference[t]
+    nodes = grid_nodes(problem.size, problem.stride, problem.device)
+    return apply_homography(torch.from_numpy(matrix).float().to(nodes.device), nodes.reshape(-1, 2)).view_as(nodes)
+
+
 class Chain:
     """A layer carried by flow outwards from its keyframe: which frame from which, and where its nodes lie there.
 
@@ -164,19 +171,13 @@ class Chain:
         self.pairs = _outward(keyframe, times or range(problem.count))
 
         def one(pair: tuple[int, int]) -> Tensor | None:
-            return carried_positions(problem, index, *pair, flow, None if camera is None else self.rigid(*pair))
+            rigid = None if camera is None else carried_by_camera(problem, camera, *pair)
+            return carried_positions(problem, index, *pair, flow, rigid)
 
         known = {} if known is None else known
         new = [pair for pair in self.pairs if pair not in known]
         known |= zip(new, map_frames(one, new), strict=True)
         self.positions = [known[pair] for pair in self.pairs]
-
-    def rigid(self, t: int, s: int) -> Tensor:
-        """Where the camera takes the nodes of frame t in frame s, [gh, gw, 2]."""
-        assert self.camera is not None
-        matrix = np.linalg.inv(self.camera.to_reference[s]) @ self.camera.to_reference[t]
-        nodes = grid_nodes(self.problem.size, self.problem.stride, self.problem.device)
-        return apply_homography(torch.from_numpy(matrix).float().to(nodes.device), nodes.reshape(-1, 2)).view_as(nodes)
 
     def rest(self) -> None:
         """Set the layer's coordinates to pixels of the keyframe there, and where the camera takes them elsewhere."""
@@ -184,8 +185,8 @@ class Chain:
         nodes = grid_nodes(self.problem.size, self.problem.stride, self.problem.device)
         layer.grid[self.keyframe] = layer.reference[self.keyframe] = nodes
         if self.camera is not None:
-            for t in range(self.problem.count):
-                layer.reference[t] = self.rigid(t, self.keyframe)
+            for t, _ in self.pairs:
+                layer.reference[t] = carried_by_camera(self.problem, self.camera, t, self.keyframe)
 
     def __iter__(self) -> Iterator[int]:
         """Give every frame its neighbour's coordinates, as they are by then, and its number."""

@@ -101,6 +101,13 @@ def test_paint_on_one_segment_goes_on_in_the_other(
         assert np.abs(video[t].astype(int) - wanted[t]).mean() < 0.02
 
 
+def test_paint_of_the_first_canvas_needs_no_more_said(scene: Scene, split: Fit) -> None:
+    emblem = scene.emblem("foreground", soft=True)
+    edit = canon.edit(split, "paint", layer="foreground", image=emblem, overlay=True)
+    videos = canon.render(split, edit), canon.render(split, Edit([Step("foreground", Over(emblem))]))
+    assert all(np.array_equal(videos[0][t], videos[1][t]) for t in FRAMES)
+
+
 def test_paint_that_is_not_carried_fades_out(scene: Scene, split: Fit) -> None:
     emblem = scene.emblem("foreground", soft=False)
     edit = canon.edit(split, "paint", layer="foreground", image=emblem, overlay=True, carry=False)

@@ -335,3 +335,26 @@ def test_one_frame_has_nothing_to_search(tmp_path: Path) -> None:
     assert resolved(scene, tmp_path) == []
     (found,) = resolved(scene, tmp_path / "box", MaskPrompt(box=(40, 20, 180, 110)))
     assert found.values.shape == (1, *SIZE) and found.values.any()
+
+
+def rotation(degrees: float, zoom: float = 1.0) -> np.ndarray:
+    """The homography from a frame of a camera (53 degrees wide) that is turned to the side, to one that is not."""
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    lens, wide = (np.array([[f, 0, 127.5], [0, f, 71.5], [0, 0, 1]]) for f in (256.0, 256.0 * zoom))
+    return lens @ turn @ np.linalg.inv(wide)
+
+
+def test_a_camera_looks_in_as_many_directions_as_it_must() -> None:
+    def directions(matrices: list[np.ndarray]) -> list[tuple[range, int]]:
+        return CameraMotion(np.stack(matrices), len(matrices) // 2, np.ones(len(matrices))).directions(SIZE)
+
+    assert directions([rotation(a) for a in np.linspace(-30, 30, 31)]) == [(range(31), 15)]
+    assert directions([rotation(0, zoom) for zoom in np.linspace(0.2, 5, 31)]) == [(range(31), 15)]
+    two = directions([rotation(a) for a in np.linspace(-60, 60, 31)])
+    assert [len(times) for times, _ in two] in ([15, 16], [16, 15], [14, 17], [17, 14])
+    assert all(times.start + 4 < reference < times.stop - 4 for times, reference in two)
+    around = directions([rotation(a) for a in np.linspace(0, 340, 69)])
+    assert 5 <= len(around) <= 8 and [times.start for times, _ in around[1:]] == [
+        times.stop for times, _ in around[:-1]
+    ]

@@ -113,6 +113,44 @@ def test_paint_stays_on_what_turns(fit: Fit) -> None:
     assert len(overlaps) > COUNT / 2 and np.mean(overlaps) > 0.7
 
 
+def panorama(degrees: float, count: int = 20, size: tuple[int, int] = (100, 160)) -> Clip:
+    """What a camera (60 degrees wide) sees that turns on the spot, of photographs on a cylinder around it."""
+    height, width = size
+    wall = np.concatenate([photograph(name)[:300, :400] for name in ("bricks", "cat", "motorcycle", "coffee")], axis=1)
+    focal = width / 2 / np.tan(np.radians(30))
+    x, y = np.moveaxis(pixel_grid(size).numpy() - [(width - 1) / 2, (height - 1) / 2], -1, 0)
+    frames = []
+    for t in range(count):
+        angle = np.arctan2(x, focal) + np.radians(degrees) * (t / (count - 1) - 0.5)
+        at = np.stack([800 + angle * 450, 150 + y / np.hypot(x, focal) * 320], axis=-1)
+        frames.append(remap(wall, at.astype(np.float32)))
+    return Clip.from_frames((np.stack(frames) * 255 + 0.5).astype(np.uint8))
+
+
+@pytest.mark.parametrize("representation", ["atlas", "codef"])
+def test_a_camera_that_turns_far_gets_pictures_that_overlap(representation: str) -> None:
+    clip = panorama(130)
+    fit = canon.fit(clip, representation, preset="fast", device="cpu", search=False)
+    parts = fit.segments("background")
+    assert len(parts) == 2 and parts[0][1] - parts[1][0] >= 3
+    assert max(fit.canonical("background", k).rgba.shape[1] for k in range(2)) < 4 * clip.size[1]
+    assert canon.evaluate(fit)["psnr_min"] > 26
+    painted = np.asarray(clip.frames[6]).copy()
+    painted[40:60, 100:130] = (255, 0, 255)
+    video = canon.render(fit, canon.edit(fit, "paint", image=painted, frame=6))
+    # Half of the wall's height is half of a frame's, wherever the camera looks.
+    for t in range(parts[1][0], 10):
+        changed = np.abs(video[t].astype(int) - clip.frames[t]).max(axis=-1) > 70
+        assert 300 < changed.sum() < 900
+
+
+def test_one_picture_is_enough_for_less() -> None:
+    fit = canon.fit(panorama(50), "atlas", preset="fast", device="cpu", search=False)
+    assert fit.segments("background") == [(0, 19)]
+    whole = canon.fit(panorama(90, 8), "atlas", preset="fast", device="cpu", search=False, split=False)
+    assert whole.segments("background") == [(0, 7)]
+
+
 def test_a_split_pays_its_price() -> None:
     """Two looks that deny each other wholly, and ones that do so too little, or for too short a time."""
     looks = np.zeros((30, 100), np.float32)
