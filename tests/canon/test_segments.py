@@ -8,13 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from truth import small_scene, split_in_two, true_fit
+from truth import rebuilt_from_stmaps, small_scene, split_in_two, true_fit
 
 import canon
 from canon.carrying import carry
 from canon.edits import Edit, Over, Step
 from canon.exports.labels import labels_from_canvas, propagate_labels
 from canon.exports.stabilise import stabilised
+from canon.exports.stmap import export_stmaps
 from canon.fits import Fit
 from canon.scenes import Scene
 from canon.segments import Segment, Share, misplaced, neighbours, shares
@@ -162,6 +163,13 @@ def test_labels_cross_the_border(whole: Fit, split: Fit) -> None:
     canvas[:, : canvas.shape[1] // 2] = 7
     videos = [labels_from_canvas(fit, canvas, "foreground") for fit in (whole, split)]
     assert min((a == b).mean() for a, b in zip(*videos, strict=True)) > 0.985
+
+
+def test_maps_for_compositors_rebuild_every_frame(split: Fit, tmp_path: Path) -> None:
+    export_stmaps(split, tmp_path / "out", "nuke")
+    for t in FRAMES:
+        off = np.abs(rebuilt_from_stmaps(tmp_path / "out", t) - split.reconstruct(t)).max(axis=-1)
+        assert (off <= 1 / 255).mean() > 0.99
 
 
 def test_what_is_held_still_is_held_across_the_border(whole: Fit, split: Fit) -> None:
