@@ -194,7 +194,7 @@ class Layered(Representation):
             camera = find_camera(job)
         problem = self._solve(job, camera)
         with clock.stage("bake"):
-            return self._finish(job, bake(problem, job.flow, camera, seed), {})
+            return self._finish(job, bake(job, problem, camera), {})
 
     def _solve(self, job: Job, camera: CameraMotion) -> Problem:
         clip, config = job.clip, job.config
@@ -321,7 +321,7 @@ def find_camera(job: Job) -> CameraMotion:
     return job.work.run(job.work.stage("camera", digests(job.masks), thorough), build, load)
 
 
-def bake(problem: Problem, flow: Flow, camera: CameraMotion, seed: int) -> list[FitLayer]:
+def bake(job: Job, problem: Problem, camera: CameraMotion) -> list[FitLayer]:
     """The solved layers as a fit stores them; what no frame shows of the background is filled and marked as such."""
     baked = []
     for i, layer in enumerate(problem.layers):
@@ -332,11 +332,13 @@ def bake(problem: Problem, flow: Flow, camera: CameraMotion, seed: int) -> list[
         opaque = i == len(problem.layers) - 1
         if opaque:
             hole = looked_at(grid, layer.canvas_size) & ~seen
-            color = fill_holes(color, seen, hole, seed)
+            color = fill_holes(color, seen, hole, job.seed)
             coverage[hole] = 0.5
         opacity = None if opaque else problem.opacity[i]
-        segments, *second = overlapped(problem, i, flow, camera if opaque else None) if layer.segments else ((),)
-        baked.append(
-            FitLayer(layer.name, color, coverage, grid, layer.lighting.cpu().numpy(), opacity, segments, *second)
-        )
+        made = FitLayer(layer.name, color, coverage, grid, layer.lighting.cpu().numpy(), opacity)
+        if layer.segments:
+            moved = camera if opaque else None
+            segments, second, light = overlapped(problem, i, job.flow, job.config.lighting, moved)
+            made = replace(made, segments=segments, second_grid=second, second_lighting=light)
+        baked.append(made)
     return baked

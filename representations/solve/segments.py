@@ -182,11 +182,12 @@ def _stacked(problem: Problem, whole: Layer, parts: list[tuple[range, Layer]]) -
 
 
 def overlapped(
-    problem: Problem, index: int, flow: Flow, camera: CameraMotion | None = None
+    problem: Problem, index: int, flow: Flow, lit: bool, camera: CameraMotion | None = None
 ) -> tuple[tuple[Segment, ...], np.ndarray, np.ndarray]:
     """The segments of a solved layer, widened so that each shares some frames with the next, and how they look at both.
 
     Args:
+        lit: whether there is lighting to be found.
         camera: what moves the layer, if it does.
 
     Returns:
@@ -204,7 +205,8 @@ def overlapped(
         parts = list(map_frames(lambda side: _seen_from_beyond(problem, index, flow, camera, *side), sides))
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for part, (_, times) in zip(parts, sides, strict=True):
-        estimate_lighting(part, 1)
+        if lit:
+            estimate_lighting(part, 1)
         other = part.layers[index]
         found |= {t: (other.grid[k].cpu().numpy(), other.lighting[k].cpu().numpy()) for k, t in enumerate(times)}
     grids, lights = zip(*(found[t] for t in sorted(found)), strict=True)

@@ -1,0 +1,1 @@
+"""What the text-driven editors share: models."""

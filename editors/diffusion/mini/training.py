@@ -1,0 +1,394 @@
+"""Training of canon-mini from scratch, in stages that can be stopped and go on: ``python -m`` this module ``--help``.
+
+The result is an ordinary Stable Diffusion folder. Pictures are drawn as they are needed; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from canon.editors.diffusion.mini.pictures import draw
+from canon.editors.diffusion.mini.vocabulary import Picture, random_picture, words
+from canon.runtime import cores, map_frames, tune_allocator
+from canon.storage import write_bytes
+
+SIZE = 64
+"""Pixels along a side of what it is trained on."""
+LONGEST = 24
+"""Tokens of a prompt."""
+_LATENTS = 4
+_DROPPED = 0.1
+"""Share of captions left out, so that guidance has something to compare with."""
+_DECAY = 0.999
+_CHUNK = 1024
+"""Pictures drawn and encoded at a time."""
+_STATE = "training"
+
+Step = Callable[[], Tensor]
+
+
+def main() -> None:
+    """Train a stage for some minutes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=("vae", "base"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model; one that is there is improved")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate at its highest")
+    parser.add_argument("--steps", type=int, default=20_000, help="at which the learning rate has sunk to its lowest")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(cores())
+    tune_allocator()
+    stage = VaeStage if options.stage == "vae" else BaseStage
+    stage(options).run()
+
+
+class Stage:
+    """Networks that are trained together: their steps, their state on disk, and the curve of their loss."""
+
+    name: str
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.folder, self.device = options, Path(options.out), torch.device(options.device)
+        self.networks = {name: network.to(self.device) for name, network in self.build().items()}
+        self.parameters = {
+            f"{name}.{key}": value for name, net in self.networks.items() for key, value in net.named_parameters()
+        }
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=options.rate, weight_decay=1e-3)
+        self.averages = {key: value.detach().clone() for key, value in self.parameters.items()}
+        self.step, self.seconds, self.curve = 0, 0.0, list[list[float]]()
+        self._resume()
+
+    def build(self) -> dict[str, nn.Module]:
+        """The networks by name, as they are on disk or new."""
+        raise NotImplementedError
+
+    def loss(self, rng: np.random.Generator) -> Tensor:
+        """Of one batch."""
+        raise NotImplementedError
+
+    def save_model(self) -> None:
+        """Write the networks, with averaged weights, where diffusers finds them."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Train until the time is up, saving every few minutes."""
+        options, begin, saved = self.options, time.perf_counter(), time.perf_counter()
+        before, recent = self.seconds, []
+        while time.perf_counter() - begin < 60 * options.minutes:
+            for group in self.optimizer.param_groups:
+                group["lr"] = options.rate * self._schedule()
+            loss = self.loss(np.random.default_rng([options.seed, self.step]))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+            self.optimizer.step()
+            decay = min(_DECAY, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.averages.values()), list(self.parameters.values()), 1 - decay)
+            self.step, self.seconds = self.step + 1, before + time.perf_counter() - begin
+            recent.append(float(loss.detach()))
+            if self.step % 50 == 0:
+                self.curve.append([self.step, round(self.seconds, 1), float(np.mean(recent))])
+                print(f"{self.name} step {self.step}  {self.seconds:.0f} s  loss {np.mean(recent):.4f}", flush=True)
+                recent = []
+            if time.perf_counter() - saved > 180:
+                self.save()
+                saved = time.perf_counter()
+        self.save()
+
+    def _schedule(self) -> float:
+        warm = min(1.0, (self.step + 1) / 200)
+        return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(self.step / self.options.steps, 1.0))))
+
+    def save(self) -> None:
+        """Write the model, and what the next run goes on from."""
+        own = {key: value.detach().clone() for key, value in self.parameters.items()}
+        with torch.no_grad():
+            for key, value in self.parameters.items():
+                value.copy_(self.averages[key])
+            self.save_model()
+            for key, value in self.parameters.items():
+                value.copy_(own[key])
+        tensors = {f"now/{key}": value for key, value in own.items()}
+        tensors |= {f"average/{key}": value for key, value in self.averages.items()}
+        for key, value in self.parameters.items():
+            state = self.optimizer.state.get(value, {})
+            tensors |= {f"{k}/{key}": state[k] for k in ("exp_avg", "exp_avg_sq") if k in state}
+        folder = self.folder / _STATE
+        folder.mkdir(parents=True, exist_ok=True)
+        contiguous = {key: value.contiguous().cpu() for key, value in tensors.items()}
+        new = folder / f"{self.name}.new.safetensors"
+        save_file(contiguous, new, {"step": str(self.step), "seconds": str(self.seconds)})
+        new.replace(folder / f"{self.name}.safetensors")
+        write_bytes(folder / f"{self.name}-curve.json", json.dumps(self.curve).encode())
+
+    def _resume(self) -> None:
+        path = self.folder / _STATE / f"{self.name}.safetensors"
+        if not path.exists():
+            return
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            metadata, there = file.metadata(), set(file.keys())
+            for key, value in self.parameters.items():
+                value.copy_(file.get_tensor(f"now/{key}"))
+                self.averages[key].copy_(file.get_tensor(f"average/{key}"))
+                if f"exp_avg/{key}" in there:
+                    moments = {k: file.get_tensor(f"{k}/{key}").to(self.device) for k in ("exp_avg", "exp_avg_sq")}
+                    self.optimizer.state[value] = {"step": torch.tensor(float(metadata["step"])), **moments}
+        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+        self.curve = json.loads((self.folder / _STATE / f"{self.name}-curve.json").read_text())
+
+
+def drawn(count: int, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+    """Random pictures: captions, and float32 [count, SIZE, SIZE, 3] in 0..1."""
+    seeds = rng.integers(0, 2**62, count)
+
+    def one(seed: int) -> tuple[str, np.ndarray]:
+        own = np.random.default_rng(seed)
+        picture: Picture = random_picture(own)
+        return picture.caption, draw(picture, SIZE, own)
+
+    captions, images = zip(*map_frames(one, seeds.tolist()), strict=True)
+    return list(captions), np.stack(images)
+
+
+def to_latent_range(images: np.ndarray, device: torch.device) -> Tensor:
+    """Pictures [N, h, w, 3] in 0..1 -> [N, 3, h, w] in -1..1."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous() * 2 - 1
+
+
+class VaeStage(Stage):
+    """The autoencoder: pictures at a quarter of the size, four channels."""
+
+    name = "vae"
+
+    def build(self) -> dict[str, nn.Module]:
+        """See :meth:`Stage.build`."""
+        from diffusers import AutoencoderKL
+
+        path = self.folder / "vae"
+        if path.exists():
+            return {"vae": AutoencoderKL.from_pretrained(path)}
+        return {
+            "vae": AutoencoderKL(
+                block_out_channels=(32, 64, 96),
+                down_block_types=("DownEncoderBlock2D",) * 3,
+                up_block_types=("UpDecoderBlock2D",) * 3,
+                layers_per_block=1,
+                latent_channels=_LATENTS,
+                norm_num_groups=16,
+                sample_size=SIZE,
+                mid_block_add_attention=False,
+            )
+        }
+
+    def loss(self, rng: np.random.Generator) -> Tensor:
+        """Differences of colours and of their gradients, and a little of the divergence from a normal distribution."""
+        _, images = drawn(self.options.batch, rng)
+        x = to_latent_range(images, self.device)
+        vae: Any = self.networks["vae"]
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample()).sample
+        edges = sum(
+            F.l1_loss(torch.diff(F.avg_pool2d(y, s), dim=d), torch.diff(F.avg_pool2d(x, s), dim=d))
+            for s in (1, 2)
+            for d in (2, 3)
+        )
+        return F.l1_loss(y, x) + F.mse_loss(y, x) + 0.5 * edges + 1e-5 * posterior.kl().mean() / (_LATENTS * 256)
+
+    def save_model(self) -> None:
+        """See :meth:`Stage.save_model`; scaled so that latents have unit variance."""
+        vae: Any = self.networks["vae"]
+        _, images = drawn(128, np.random.default_rng([1, self.options.seed]))
+        x = to_latent_range(images, self.device)
+        vae.register_to_config(scaling_factor=float(1 / vae.encode(x).latent_dist.mean.std()))
+        vae.save_pretrained(self.folder / "vae")
+
+
+class BaseStage(Stage):
+    """The text encoder and the denoiser, together."""
+
+    name = "base"
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        from diffusers import AutoencoderKL
+
+        self.vae = AutoencoderKL.from_pretrained(Path(options.out) / "vae").to(options.device).requires_grad_(False)
+        self.tokenizer = load_tokenizer(Path(options.out) / "tokenizer")
+        self.scheduler = make_scheduler()
+        self.alphas = self.scheduler.alphas_cumprod.to(options.device)
+        super().__init__(options)
+        self._pool: tuple[Tensor, Tensor] | None = None
+        self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())
+
+    def build(self) -> dict[str, nn.Module]:
+        """See :meth:`Stage.build`."""
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        torch.manual_seed(self.options.seed)
+        if (self.folder / "unet").exists():
+            return {
+                "unet": UNet2DConditionModel.from_pretrained(self.folder / "unet"),
+                "text_encoder": CLIPTextModel.from_pretrained(self.folder / "text_encoder"),
+            }
+        text = CLIPTextConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=LONGEST,
+            projection_dim=128,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=SIZE // 4,
+            in_channels=_LATENTS,
+            out_channels=_LATENTS,
+            block_out_channels=(64, 128, 192),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=128,
+            attention_head_dim=(2, 4, 6),
+            norm_num_groups=16,
+        )
+        return {"unet": unet, "text_encoder": CLIPTextModel(text)}
+
+    def loss(self, rng: np.random.Generator) -> Tensor:
+        """Of the velocity, weighted so that no noise level drowns the others (min-SNR; Hang et al., ICCV 2023)."""
+        latents, tokens = self._next(rng)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        t = torch.randint(0, len(self.alphas), (len(latents),), generator=generator).to(self.device)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        a = self.alphas[t][:, None, None, None]
+        noisy, velocity = a.sqrt() * latents + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * latents
+        context = self.networks["text_encoder"](tokens)[0]
+        found = self.networks["unet"](noisy, t, context).sample
+        snr = self.alphas[t] / (1 - self.alphas[t]).clamp_min(1e-6)
+        weight = snr.clamp_max(5.0) / (snr + 1) + 0.05
+        return ((found - velocity).square().mean(dim=(1, 2, 3)) * weight).mean() / weight.mean()
+
+    def _next(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        batch = next(self._batches, None)
+        if batch is None:
+            self._refill(rng)
+            batch = next(self._batches)
+        return batch
+
+    @torch.no_grad()
+    def _refill(self, rng: np.random.Generator) -> None:
+        """Draw and encode a chunk more, and go over all that was kept once."""
+        captions, images = drawn(_CHUNK, rng)
+        latents = torch.cat(
+            [self.vae.encode(to_latent_range(part, self.device)).latent_dist.mean for part in np.split(images, 16)]
+        )
+        kept = [caption if rng.random() >= _DROPPED else "" for caption in captions]
+        tokens = tokenized(self.tokenizer, kept).to(self.device)
+        fresh = (latents * self.vae.config.scaling_factor, tokens)
+        if self._pool is not None:
+            fresh = tuple(torch.cat(pair)[: 16 * _CHUNK] for pair in zip(fresh, self._pool, strict=True))  # type: ignore[assignment]
+        self._pool = fresh
+        order = torch.from_numpy(rng.permutation(len(fresh[0])))[: 4 * _CHUNK].to(self.device)
+        self._batches = zip(*(part[order].split(self.options.batch) for part in fresh), strict=True)
+
+    def save_model(self) -> None:
+        """See :meth:`Stage.save_model`."""
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.networks["text_encoder"],
+            tokenizer=self.tokenizer,
+            unet=self.networks["unet"],
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(self.folder)
+
+
+def make_scheduler() -> Any:
+    """DDIM on velocities whose last step is pure noise, so that black and white come out as such (Lin et al., 2024)."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+        set_alpha_to_one=True,
+    )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """A CLIP tokenizer that has every known word as one token; made if it is not there."""
+    from transformers import CLIPTokenizer
+
+    if folder.exists():
+        return CLIPTokenizer.from_pretrained(folder)
+    vocabulary, merges = _byte_pairs(sorted(words()))
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST)
+
+
+def _byte_pairs(known: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges in which every known word is one token (byte pair encoding; Sennrich et al., 2016)."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'-!?"
+    tokens = [letter + end for end in ("", "</w>") for letter in letters]
+    split = {word: [*word[:-1], word[-1] + "</w>"] for word in known}
+    merges: list[tuple[str, str]] = []
+    while any(len(parts) > 1 for parts in split.values()):
+        counts: dict[tuple[str, str], int] = {}
+        for parts in split.values():
+            for pair in itertools.pairwise(parts):
+                counts[pair] = counts.get(pair, 0) + 1
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        tokens.append("".join(best))
+        for word, parts in split.items():
+            split[word] = _merged(parts, best)
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    return {token: number for number, token in enumerate(tokens)}, merges
+
+
+def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    found: list[str] = []
+    for part in parts:
+        if found and (found[-1], part) == pair:
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
+
+
+def tokenized(tokenizer: Any, captions: list[str]) -> Tensor:
+    """Token numbers [N, LONGEST]."""
+    found = tokenizer(captions, padding="max_length", truncation=True, max_length=LONGEST, return_tensors="pt")
+    return found.input_ids  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    main()
