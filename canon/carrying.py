@@ -86,13 +86,13 @@ def carry_paint(fit: Fit, layer: str, paint: Over, segment: int) -> tuple[Over, 
     return (Over(_straight(found)), reached) if reached else (paint, reached)
 
 
-def on_whole_canvas(fit: Fit, layer: str, paint: Over, segment: int) -> Over:
-    """Paint of one segment's aspect as paint on the layer's whole canvas.
+def on_whole_canvas(fit: Fit, layer: str, paint: Over, box: Box) -> Over:
+    """Paint of the aspect of a part of a layer's whole canvas, such as a segment's box, as paint on the whole.
 
     Raises:
-        InputError: unknown layer or segment.
+        InputError: unknown layer.
     """
-    box, whole = fit.segment_box(layer, segment), fit.layer(layer).canvas_size
+    whole = fit.layer(layer).canvas_size
     if box_size(box) == whole:
         return paint
     alpha = paint.rgba[..., 3:]

@@ -141,7 +141,7 @@ def _of_whole(fit: Fit, layer: FitLayer, operation: Operation) -> Operation:
     size, first = operation.rgba.shape[:2], layer.segments[0]
     if fits_canvas(size, layer.canvas_size) or not fits_canvas(size, (first.height, first.width)):
         return operation
-    return carry_paint(fit, layer.name, on_whole_canvas(fit, layer.name, operation, 0), 0)[0]
+    return carry_paint(fit, layer.name, on_whole_canvas(fit, layer.name, operation, first.box), 0)[0]
 
 
 def _compose_layer(layer: FitLayer, operations: Sequence[Operation]) -> LayerEdit | None:

@@ -54,7 +54,7 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
             made = _overlay(name, image, segment)
         else:
             made = _replacement(fit, name, image, config.segment)
-        made = on_whole_canvas(fit, name, made, config.segment)
+        made = on_whole_canvas(fit, name, made, segment)
         found = [(name, _carried(fit, name, made, config.segment) if config.carry else made)]
     steps = [Step(name, operation, provenance) for name, operation in found if (operation.rgba[..., 3] > 0).any()]
     if not steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -56,9 +57,10 @@ class EditorContract:
 
     def test_every_option_is_explained(self) -> None:
         kind = registry.editor(self.name).Config
-        source = Path(sys.modules[kind.__module__].__file__ or "").read_text()
-        body = source[source.index(f"class {kind.__name__}") :]
         for field in dataclasses.fields(kind):
+            owner = next(base for base in kind.__mro__ if field.name in inspect.get_annotations(base))
+            source = Path(sys.modules[owner.__module__].__file__ or "").read_text()
+            body = source[source.index(f"class {owner.__name__}") :]
             after = body.split(f"    {field.name}: ", 1)[1].split("\n", 2)[1]
             assert after.strip().startswith('"""'), f"{kind.__name__}.{field.name} has no docstring"
 
