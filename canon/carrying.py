@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import cv2
@@ -10,11 +11,14 @@ import torch
 
 from canon.boxes import Box, box_size
 from canon.coordinates import Size, grid_nodes
-from canon.edits import Over, in_segment
+from canon.edits import Over, check_aspect, fits_canvas, in_segment
+from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
 from canon.grids import affine_guess, find_pixels, grid_window
 from canon.sampling import remap
 from canon.segments import neighbours
+
+log = logging.getLogger("canon")
 
 _STRIDE = 4  # texels between the places that are looked up; the rest is interpolated
 _RIM = 2  # pixels around what is seen of a layer that are carried along
@@ -53,15 +57,12 @@ def crossings(fit: Fit, layer: str, segment: int, times: int = 1) -> list[Crossi
     return [_crossing(fit, layer, a, b, times) for a, b in neighbours(fit.layer(layer).segments, segment)]
 
 
-def carry(fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool = False) -> tuple[np.ndarray, list[int]]:
+def carry(fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool = False) -> np.ndarray:
     """An image of a layer's whole canvas, made on one segment, with what its neighbours show of the same.
 
     Args:
         image: float32 [Hc k, Wc k, C], premultiplied, 0 outside of the segment.
         colours: whether the channels but the last are colours, in the segment's light; the last one is opacity then.
-
-    Returns:
-        the image, and the segments that something was carried to.
 
     Raises:
         InputError: unknown layer or segment.
@@ -76,14 +77,37 @@ def carry(fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool =
         out[way.target] = found
         if found.any():
             reached.append(way.number)
-    return out, reached
+    if reached:
+        others = ", ".join(map(str, sorted(reached)))
+        log.warning(
+            "what is on segment %d of '%s' is carried on to segment %s, where they overlap", segment, layer, others
+        )
+    return out
 
 
-def carry_paint(fit: Fit, layer: str, paint: Over, segment: int) -> tuple[Over, list[int]]:
+def carry_paint(fit: Fit, layer: str, paint: Over, segment: int) -> Over:
     """Paint on a layer's whole canvas, made on one segment, as :func:`carry` carries it to the others."""
     alpha = paint.rgba[..., 3:]
-    found, reached = carry(fit, layer, np.dstack([paint.rgba[..., :3] * alpha, alpha]), segment, colours=True)
-    return (Over(_straight(found)), reached) if reached else (paint, reached)
+    premultiplied = np.dstack([paint.rgba[..., :3] * alpha, alpha])
+    found = carry(fit, layer, premultiplied, segment, colours=True)
+    return paint if found is premultiplied else Over(_straight(found))
+
+
+def check_segment(what: str, size: Size, fit: Fit, layer: str, segment: int) -> None:
+    """Refuse an image of ``size`` that has not the aspect of a segment's canvas; ``what`` begins the sentence.
+
+    Raises:
+        InputError: see :func:`canon.edits.check_aspect`; it names the segments whose aspect it has.
+    """
+    canvases = [box_size(fit.segment_box(layer, k)) for k in range(len(fit.segments(layer)))]
+    alike = [str(k) for k, canvas in enumerate(canvases) if fits_canvas(size, canvas)]
+    wanted = box_size(fit.segment_box(layer, segment))
+    if alike and str(segment) not in alike:
+        raise InputError(
+            f"{what} {size[1]}x{size[0]} as the canvas of segment {' or '.join(alike)} of '{layer}', not as that of"
+            f" segment {segment} ({wanted[1]}x{wanted[0]}); say which with --segment."
+        )
+    check_aspect(what, size, layer, wanted)
 
 
 def on_whole_canvas(fit: Fit, layer: str, paint: Over, box: Box) -> Over:

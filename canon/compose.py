@@ -24,7 +24,7 @@ from canon.carrying import carry_paint, on_whole_canvas
 from canon.coordinates import Size, resize_points
 from canon.edits import Delta, Edit, Operation, Over, Remove, fits_canvas, resize_to
 from canon.errors import InputError
-from canon.fits import Fit, FitLayer, View, nonzero_box
+from canon.fits import Fit, FitLayer, View, clamped, nonzero_box
 from canon.grids import grid_window, level_of_detail
 from canon.sampling import halve, mip_levels, sample_mip
 
@@ -105,8 +105,19 @@ class LayerEdit:
 
     def look(self, view: View, stride: int, box: Box) -> np.ndarray:
         """e and m as seen in a part of a frame whose control nodes are ``stride`` apart, float32 [h, w, 4]."""
-        lod = self.lod(view)
-        return sample_mip(self.levels[: mip_levels(lod)], grid_window(self.nodes(view), stride, box), lod)
+        lod, xy = self.lod(view), grid_window(self.nodes(view), stride, box)
+        if view.part is not None:  # beyond its rim lies another segment's picture
+            xy = clamped(xy, self._place(view.part))
+        return sample_mip(self.levels[: mip_levels(lod)], xy, lod)
+
+    def _place(self, part: Box) -> Box:
+        """A part of the layer's canvas in :attr:`levels`."""
+        times = self.size[0] / self.canvas[0]
+        rows, columns = (
+            slice(round(side.start * times) - offset, round(side.stop * times) - offset)
+            for side, offset in zip(part, self.offset[::-1], strict=True)
+        )
+        return rows, columns
 
 
 def compose(fit: Fit, edits: Sequence[Edit]) -> dict[str, LayerEdit]:
@@ -141,7 +152,7 @@ def _of_whole(fit: Fit, layer: FitLayer, operation: Operation) -> Operation:
     size, first = operation.rgba.shape[:2], layer.segments[0]
     if fits_canvas(size, layer.canvas_size) or not fits_canvas(size, (first.height, first.width)):
         return operation
-    return carry_paint(fit, layer.name, on_whole_canvas(fit, layer.name, operation, first.box), 0)[0]
+    return carry_paint(fit, layer.name, on_whole_canvas(fit, layer.name, operation, first.box), 0)
 
 
 def _compose_layer(layer: FitLayer, operations: Sequence[Operation]) -> LayerEdit | None:

@@ -97,6 +97,11 @@ class FitLayer:
                 self._levels.append(halve(np.asarray(self._levels[-1])))
             return self._levels[:count]
 
+    def part(self, t: int) -> Segment | None:
+        """The segment that is frame ``t``'s own; None where there is one canvas for all."""
+        share = self.shares.get(t)
+        return None if share is None else self.segments[share.own]
+
     def border(self, a: int, b: int) -> tuple[Maps, Maps] | None:
         """How the last frame of a segment's own, on the way to its neighbour, looks at both; None if none does."""
         own = [t for t in self.shared if self.shares[t].own == a and self.shares[t].other == b]
@@ -126,12 +131,14 @@ class View:
     Attributes:
         grid: float32 [gh, gw, 2], canvas positions at the control nodes.
         lighting: float32 [lh, lw, 3].
+        part: of the canvas that it looks at; None = all of it.
         texels: canvas texels along one pixel.
         fade: how much an edit seen so counts, 0..1.
     """
 
     grid: np.ndarray
     lighting: np.ndarray
+    part: Box | None
     texels: float
     fade: float
 
@@ -311,6 +318,9 @@ class Fit:
         data, t = self.layer(layer), self.index(t)
         lod = level_of_detail(self.texels(t, layer))
         xy = remap_points(data.grid[t], points / np.float32(self.stride))
+        part = data.part(t)
+        if part is not None:  # beyond its rim lies another segment's picture
+            xy = clamped(xy, part.box)
         colour = sample_mip_points(data.levels(mip_levels(lod)), xy, lod)
         if not data.neutral:
             colour *= remap_points(data.lighting[t], points / np.float32(self.light_stride))
@@ -341,10 +351,13 @@ class Fit:
         data, t = self.layer(layer), self.index(t)
         share = data.shares.get(t)
         fade = 0.0 if share is None else share.fade
-        found = [View(data.grid[t], data.lighting[t], self.texels(t, layer), 1.0 - fade)]
+        own = data.part(t)
+        box = None if own is None else own.box
+        found = [View(data.grid[t], data.lighting[t], box, self.texels(t, layer), 1.0 - fade)]
         other = None if share is None else data.maps(t, share.other)
         if share is not None and share.other is not None and other is not None:
-            found.append(View(*other, self.texels(t, layer, share.other), fade))
+            box = data.segments[share.other].box
+            found.append(View(*other, box, self.texels(t, layer, share.other), fade))
         return found
 
     def detail(self, t: int, layer: str) -> dict[int, float]:
@@ -467,6 +480,12 @@ class Fit:
         if not -len(self) <= t < len(self):
             raise IndexError(f"The clip has {len(self)} frames; there is no frame {t}.")
         return int(t) % len(self)
+
+
+def clamped(xy: np.ndarray, box: Box) -> np.ndarray:
+    """Positions [..., 2] (x, y) brought into a box of texels."""
+    low = np.array([box[1].start, box[0].start], np.float32)
+    return np.clip(xy, low, np.array([box[1].stop - 1, box[0].stop - 1], np.float32))
 
 
 def nonzero_box(image: np.ndarray) -> Box | None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from PIL import Image
+from PIL.Image import Resampling
 
-from canon.boxes import Box, box_size
-from canon.carrying import carry_paint, on_whole_canvas, pixels_of
+from canon.carrying import carry_paint, check_segment, on_whole_canvas, pixels_of
 from canon.editors.matching import match_pictures
 from canon.editors.paint import PaintConfig
-from canon.edits import Edit, Over, Provenance, Step, check_aspect
+from canon.edits import Edit, Over, Provenance, Step
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.grids import level_of_detail
@@ -40,6 +41,8 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
     if config.frame is not None:
         if config.overlay or config.reference is not None:
             raise InputError("An image is an edited frame or a change of a canvas, not both; drop one option.")
+        if config.segment:
+            raise InputError("A painted frame belongs to the segments that show it; drop the option segment.")
         found = _from_frame(fit, config, image)
     else:
         name = config.layer or fit.layers[0]
@@ -51,11 +54,11 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
             provenance = Provenance.now("paint", config, files)
             made = _from_reference(fit, name, image, read_rgba(config.reference), config.segment)
         elif config.overlay:
-            made = _overlay(name, image, segment)
+            made = _overlay(fit, name, image, config.segment)
         else:
             made = _replacement(fit, name, image, config.segment)
         made = on_whole_canvas(fit, name, made, segment)
-        found = [(name, _carried(fit, name, made, config.segment) if config.carry else made)]
+        found = [(name, carry_paint(fit, name, made, config.segment) if config.carry else made)]
     steps = [Step(name, operation, provenance) for name, operation in found if (operation.rgba[..., 3] > 0).any()]
     if not steps:
         log.warning("nothing differs in the painted image, so the edit is empty")
@@ -80,19 +83,6 @@ def read_rgba(image: object) -> np.ndarray:
     return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
 
 
-def _check_aspect(name: str, image: np.ndarray, box: Box) -> None:
-    check_aspect("The painted image is", (image.shape[0], image.shape[1]), name, box_size(box))
-
-
-def _carried(fit: Fit, name: str, paint: Over, segment: int) -> Over:
-    """Paint on one segment, on the layer's whole canvas, and what its neighbours show of it."""
-    found, reached = carry_paint(fit, name, paint, segment)
-    if reached:
-        others = ", ".join(map(str, sorted(reached)))
-        log.warning("paint on segment %d of '%s' is carried on to segment %s, as far as it goes", segment, name, others)
-    return found
-
-
 def _check_segment(fit: Fit, name: str, painted: np.ndarray, segment: int) -> None:
     """Refuse an image that is clearly another segment's, which would cover this one whole."""
 
@@ -112,8 +102,8 @@ def _check_segment(fit: Fit, name: str, painted: np.ndarray, segment: int) -> No
         raise InputError(f"The painted image is the canvas of segment {best}, not of {segment}; add segment {best}.")
 
 
-def _overlay(name: str, image: np.ndarray, box: Box) -> Over:
-    _check_aspect(name, image, box)
+def _overlay(fit: Fit, name: str, image: np.ndarray, segment: int) -> Over:
+    check_segment("The painted image is", (image.shape[0], image.shape[1]), fit, name, segment)
     if image.shape[2] != 4:
         raise InputError("An overlay needs transparency (RGBA); paint on a transparent layer and export that.")
     return Over(image)
@@ -121,7 +111,7 @@ def _overlay(name: str, image: np.ndarray, box: Box) -> Over:
 
 def _replacement(fit: Fit, name: str, image: np.ndarray, segment: int) -> Over:
     """Where a changed canonical image differs from the exported one, as opaque paint."""
-    _check_aspect(name, image, fit.segment_box(name, segment))
+    check_segment("The painted image is", (image.shape[0], image.shape[1]), fit, name, segment)
     exported = to_uint8(fit.canonical(name, segment).rgba)
     painted = to_uint8(image)
     _check_segment(fit, name, painted, segment)
@@ -150,7 +140,10 @@ def _resized(exported: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
     if exported.shape[:2] == size:
         return [exported]
     methods = [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_AREA]
-    return [cv2.resize(exported, size[::-1], interpolation=method) for method in methods]
+    found = [cv2.resize(exported, size[::-1], interpolation=method) for method in methods]
+    # Others weigh colours by their opacity, and have other curves by the same names.
+    others = [Resampling.NEAREST, Resampling.BILINEAR, Resampling.BICUBIC, Resampling.LANCZOS]
+    return found + [np.asarray(Image.fromarray(exported).resize(size[::-1], method)) for method in others]
 
 
 def _flattened(reference: np.ndarray, with_alpha: bool) -> list[np.ndarray]:
@@ -218,7 +211,9 @@ def _from_frame(fit: Fit, config: PaintConfig, image: np.ndarray) -> list[tuple[
         if area.any():
             made = pull_back(fit, name, t, image[..., :3], area)
             share = fit.layer(name).shares.get(t)
-            found.append((name, _carried(fit, name, made, share.own) if config.carry and share is not None else made))
+            found.append(
+                (name, carry_paint(fit, name, made, share.own) if config.carry and share is not None else made)
+            )
     return found
 
 

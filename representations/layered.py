@@ -110,6 +110,8 @@ class Job:
     device: torch.device
     seed: int
     clock: Clock
+    first: int = 0
+    """Number in the whole clip of the frame that the fit begins with."""
 
 
 class Layered(Representation):
@@ -185,7 +187,7 @@ class Layered(Representation):
             flow = work.run(work.stage("flow"), lambda path: compute_flow(clip.frames, path, between), load_flow)
         with clock.stage("masks"):
             masks = _masks(clip, flow, config, work, seed)
-        job = Job(clip, config, flow, masks, work, device, seed, clock)
+        job = Job(clip, config, flow, masks, work, device, seed, clock, first)
         if config.solver == "neural":
             with clock.stage("refine"):
                 layers, told = self.train(job)
@@ -203,6 +205,7 @@ class Layered(Representation):
         with job.clock.stage("layers"):
             stride = config.node_distance(clip.size)
             problem = resting_problem(clip.frames, job.masks, stride, job.device)
+            problem.first = job.first
             if not saved(path):
                 self.start(job, problem, camera)
                 save_state(problem, path, 0)

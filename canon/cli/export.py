@@ -46,9 +46,10 @@ class ExportArguments:
     labels: Path | None = None
     """labels: PNG of grey values, palette indices or colours, of --frame; with --layer, of that layer's canvas."""
     segment: int = 0
-    """labels with --layer: which of the layer's canvases they are of, from 0, where the clip has cuts."""
+    """labels with --layer: which of the layer's canvases they are of, from 0, where it has several."""
     extend: bool = True
-    """labels: what the labelled frame does not show takes the nearest label on the canvas; --no-extend leaves it 0."""
+    """labels: what the labelled frame does not show takes the nearest label on the canvas; --no-extend leaves it 0.
+    With --layer, what is not on the canvas is 0."""
     edit: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """cutout: name of an edit to show; repeat it to stack edits."""
 

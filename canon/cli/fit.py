@@ -83,4 +83,6 @@ def run(arguments: list[str]) -> int:
         f" --layer {shell(fit.layers[0])} --image {picture}"
     )
     print(f"  {program()} render {shell(own.project)} --edit painted")
+    if len(fit.segments(fit.layers[0])) > 1:
+        print(f"  # '{fit.layers[0]}' has several canvases: for that of segment 1, add --segment 1, and so on")
     return 0

@@ -11,10 +11,9 @@ import scipy.ndimage
 from PIL import Image
 
 from canon.boxes import box_size
-from canon.carrying import crossings
+from canon.carrying import check_segment, crossings
 from canon.clip import check_frame
 from canon.coordinates import Size
-from canon.edits import check_aspect
 from canon.encode import image_folder
 from canon.errors import InputError
 from canon.fits import Fit
@@ -116,7 +115,7 @@ def labels_from_canvas(fit: Fit, labels: np.ndarray, layer: str, segment: int = 
     """
     box, size = fit.segment_box(layer, segment), (labels.shape[0], labels.shape[1])
     height, width = box_size(box)
-    check_aspect("The labels are", size, layer, (height, width))
+    check_segment("The labels are", size, fit, layer, segment)
     parts = fit.layer(layer).segments
     scale = np.array([size[1] / width, size[0] / height], np.float32)
     whole, corner = labels, np.array([box[1].start, box[0].start], np.float32)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from canon.boxes import Box, box_size
-from canon.carrying import carry_paint, on_whole_canvas
-from canon.edits import Over, check_aspect, resize_to
+from canon.carrying import carry_paint, check_segment, on_whole_canvas
+from canon.edits import Over, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
 from canon.representations.solve.canvas import fill_unseen
@@ -52,7 +52,7 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
         seen = canvas.coverage[box] > 0
         area = canvas.rgba[box][..., 3] * seen
         if mask is not None:
-            area = area * _read_mask(mask, layer, box_size(box), feather)
+            area = area * _read_mask(mask, fit, layer, k, feather)
         around = nonzero_box((area > 0.01).astype(np.uint8))
         if around is None:
             if mask is not None:
@@ -69,13 +69,13 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
     return found
 
 
-def _read_mask(path: str, layer: str, size: tuple[int, int], feather: float) -> np.ndarray:
+def _read_mask(path: str, fit: Fit, layer: str, segment: int, feather: float) -> np.ndarray:
     from pathlib import Path
 
     image = to_float(read_image(Path(path)))
-    check_aspect(f"The mask '{path}' is", (image.shape[0], image.shape[1]), layer, size)
+    check_segment(f"The mask '{path}' is", (image.shape[0], image.shape[1]), fit, layer, segment)
     bright = image[..., :3].mean(axis=-1) * (image[..., 3] if image.shape[2] in (2, 4) else 1.0)
-    mask = resize_to(np.ascontiguousarray(bright, np.float32), size)
+    mask = resize_to(np.ascontiguousarray(bright, np.float32), box_size(fit.segment_box(layer, segment)))
     return cv2.GaussianBlur(mask, (0, 0), feather / 2) if feather > 0 else mask
 
 
@@ -105,7 +105,7 @@ def repainted(fit: Fit, layer: str, found: list[Region], native: int, make: Call
         made = make((np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8))
         colours = cv2.resize(made, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
         paint = on_whole_canvas(fit, layer, Over(np.dstack([colours.clip(0, 1), region.area])), region.box)
-        rgba = carry_paint(fit, layer, paint, region.segment)[0].rgba
+        rgba = carry_paint(fit, layer, paint, region.segment).rgba
         alpha = rgba[..., 3:]
         rgb, covered = rgb * (1 - alpha) + rgba[..., :3] * alpha, covered * (1 - alpha) + alpha
     assert isinstance(covered, np.ndarray)

@@ -90,6 +90,7 @@ class Problem:
         frames: uint8 [T, H, W, 3], memory-mapped.
         opacity: one uint8 [T, H, W] per layer but the last: stick-breaking opacity.
         stride: pixels between control nodes.
+        first: what people call the first frame, where these are a part of a clip.
     """
 
     frames: np.ndarray
@@ -99,6 +100,7 @@ class Problem:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bases: dict[tuple[int, int], GridBasis] = field(default_factory=dict)
     textures: dict[int, Tensor] = field(default_factory=dict)
+    first: int = 0
 
     @property
     def size(self) -> Size:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import torch
 
@@ -31,14 +32,19 @@ from canon.segments import Segment
 
 log = logging.getLogger("canon")
 
-_TOLERATED = 0.3
+_TOLERATED = 0.25
 """Contradicted area, in areas of the layer, that a canvas may have on average: swinging legs, masks that flicker."""
-_WORTH_A_CANVAS = 8.0
+_WORTH_A_CANVAS = 4.0
 """What a further canvas must save of it, in areas of the layer, summed over its frames."""
+_TURNS = "the outlines differ too much (it turns, or its masks are wrong)"
+_FAR = "the camera turns too far"
 _SHORTEST = 6
 _TRIAL = (2,)
 _OVERLAP = 4  # frames on either side of where two segments meet
 _TEXELS_OF_A_FRAME, _MOST_SAMPLES, _MOST_TIMES = 1000, 3_000_000, 400
+_RIM = 0.1
+"""Width of the rim around a layer, of the root of its area, in which nothing is denied."""
+_TIE = 0.003
 _ENOUGH = 3  # frames that make a texel count as shown
 _GAP = 32  # texels between two canvases, so that a frame that looks at half or quarter size sees its own only
 
@@ -64,11 +70,13 @@ def track_segments(problem: Problem, index: int, flow: Flow, scale: float, prese
         parts = _split(*_silhouettes(problem, index))
         if len(parts) == 1:
             break
-    place_parts(problem, index, parts, lambda times: track(times, TRACKING_LEVELS[preset]))
+    place_parts(problem, index, parts, lambda times: track(times, TRACKING_LEVELS[preset]), _TURNS)
     robust_canvas(problem, index, erode=1, scales=TRACKED[preset])
 
 
-def place_parts(problem: Problem, index: int, parts: list[range], place: Callable[[range], None]) -> None:
+def place_parts(
+    problem: Problem, index: int, parts: list[range], place: Callable[[range], None], why: str = _FAR
+) -> None:
     """Let ``place`` give a layer coordinates and a canvas for the frames of each part; several go below each other."""
     whole, found = problem.layers[index], []
     for times in parts:
@@ -78,8 +86,8 @@ def place_parts(problem: Problem, index: int, parts: list[range], place: Callabl
         found.append((times, problem.layers[index]))
     if len(parts) > 1:
         problem.layers[index] = _stacked(problem, whole, found)
-        where = ", ".join(str(times.start) for times in parts[1:])
-        log.warning("one canvas cannot show all sides of '%s': it is split at frame %s", whole.name, where)
+        where = ", ".join(str(problem.first + times.start) for times in parts[1:])
+        log.warning("%s for one canvas of '%s': it gets another about frame %s", why, whole.name, where)
 
 
 def camera_views(problem: Problem, camera: CameraMotion, split: bool) -> dict[range, int]:
@@ -97,8 +105,8 @@ def _within(times: range, count: int) -> np.ndarray:
 def _silhouettes(problem: Problem, index: int) -> tuple[np.ndarray, np.ndarray]:
     """What every frame shows of a layer on its canvas, and what it denies: float32 [T, N] each, of coarse texels.
 
-    Denied is a place that the frame has in view, with neither this layer there nor one in front of it. Areas are in
-    units of the layer's in the frame; frames without the layer are 0.
+    Denied is a place that the frame has in view, well off this layer, and with none in front of it: outlines are never
+    exact. Areas are in units of the layer's in the frame; frames without the layer are 0.
     """
     layer, (height, width) = problem.layers[index], problem.size
     areas = [float(problem.weights(t, 2)[index].sum()) * 16 for t in range(problem.count)]
@@ -123,10 +131,15 @@ def _silhouettes(problem: Problem, index: int) -> tuple[np.ndarray, np.ndarray]:
         inside = (error < side) & ((pixels >= 0) & (pixels <= last)).all(-1)
         at = pixels.nan_to_num(0.0).numpy()
         planes = [weight.cpu().numpy() for weight in problem.weights(t)[: index + 1]]
-        own = remap_points(np.asarray(problem.opacity[index][t])[..., None], at)[:, 0] > 127
+        plane = np.asarray(problem.opacity[index][t])
+        own = remap_points(plane[..., None], at)[:, 0] > 127
+        reach = _RIM * areas[t] ** 0.5
+        small = cv2.resize(plane, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+        apart = cv2.distanceTransform((small < 128).astype(np.uint8), cv2.DIST_L2, 3) * 4
+        beyond = remap_points(apart[..., None], (at + np.float32(0.5)) / 4 - np.float32(0.5))[:, 0] > reach
         front = remap_points(sum(planes[:index], np.zeros_like(planes[0]))[..., None], at)[:, 0]
         shown = (own & inside.numpy()).astype(np.float32)
-        denied = (~own & inside.numpy() & (front < 0.5)).astype(np.float32)
+        denied = (beyond & inside.numpy() & (front < 0.5)).astype(np.float32)
         return shown, denied / max(float(shown.sum()), 1.0)
 
     shown, denied = zip(*map_frames(one, range(problem.count)), strict=True)
@@ -150,7 +163,9 @@ def _split(shown: np.ndarray, denied: np.ndarray) -> list[range]:
             continue
         union = np.minimum((sums[0][ends] - sums[0][a]) / _ENOUGH, 1.0)
         contradicted = ((sums[1][ends] - sums[1][a]) * union).sum(axis=1)
-        cost = best[a] + _WORTH_A_CANVAS + np.maximum(contradicted - _TOLERATED * (times[ends] - times[a]), 0.0)
+        excess = np.maximum(contradicted - _TOLERATED * (times[ends] - times[a]), 0.0)
+        # What is tolerated is not free: of two splits that do, the one that is contradicted less is the better one.
+        cost = best[a] + _WORTH_A_CANVAS + excess + _TIE * contradicted
         better = cost < best[ends]
         best[ends[better]], before[ends[better]] = cost[better], a
     found, b = [], len(times) - 1

@@ -224,7 +224,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--help"]) == DONE
     assert "--canvas-scale" in capsys.readouterr().out, "options of the representation are the command's"
     assert main(["edit", "--list"]) == DONE
-    assert re.findall(r"^(\w+)", capsys.readouterr().out, re.M) == ["grade", "paint", "remove"]
+    assert re.findall(r"^(\w+)", capsys.readouterr().out, re.M) == ["grade", "paint", "remove", "restyle"]
 
 
 def test_help_is_quick_and_light() -> None:

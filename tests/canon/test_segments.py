@@ -134,10 +134,9 @@ def test_a_graded_area_goes_on(whole: Fit, split: Fit) -> None:
     mask[20:60, 30:80] = 1
     placed = np.zeros((*split.layer("foreground").canvas_size, 1), np.float32)
     placed[: len(mask), :, 0] = mask
-    found, reached = carry(split, "foreground", placed, 0)
-    below = found[len(mask) :, :, 0]
+    below = carry(split, "foreground", placed, 0)[len(mask) :, :, 0]
     known = below > 0.5
-    assert reached == [1] and known.sum() > 0.5 * mask.sum() and mask[known].mean() > 0.98
+    assert known.sum() > 0.5 * mask.sum() and mask[known].mean() > 0.98
 
 
 @pytest.mark.parametrize("frame", [0, 3, 7])
