@@ -12,6 +12,7 @@ from truth import rebuilt_from_stmaps, small_scene, split_in_two, true_fit
 
 import canon
 from canon.carrying import carry
+from canon.compose import compose
 from canon.edits import Edit, Over, Step
 from canon.exports.labels import labels_from_canvas, propagate_labels
 from canon.exports.stabilise import stabilised
@@ -127,6 +128,35 @@ def test_a_painted_frame_is_seen_in_all(whole: Fit, split: Fit) -> None:
         for s in FRAMES:
             assert (videos[0][s] != whole.clip.frames[s]).any()
             assert np.abs(videos[0][s].astype(int) - videos[1][s]).mean() < 0.05
+
+
+def test_beyond_a_canvas_its_rim_goes_on_not_the_next_segment(scene: Scene, whole: Fit) -> None:
+    split = split_in_two(whole, "foreground", AT, OVERLAP)
+    height, width = whole.layer("foreground").canvas_size
+    split.layer("foreground").color[height:] = (1, 0, 1)
+    # Pixels that lie below the first canvas.
+    below = np.stack([np.linspace(0, whole.size[1], 50), np.full(50, 4.0 * whole.size[0])], axis=-1).astype(np.float32)
+    assert np.abs(split.look(0, "foreground", below) - whole.look(0, "foreground", below)).max() < 1e-5
+    paint = np.zeros((2 * height, width, 4), np.float32)
+    paint[height:] = (1, 0, 1, 1)
+    composed = compose(split, [Edit([Step("foreground", Over(paint))])])["foreground"]
+    (view,) = split.views(0, "foreground")
+    moved = replace(view, grid=view.grid + np.array([0, height], np.float32))
+    everywhere = slice(0, whole.size[0]), slice(0, whole.size[1])
+    assert composed.look(moved, split.stride, everywhere).max() < 0.01
+
+
+def test_an_image_of_another_segment_is_told_which(split: Fit) -> None:
+    layer = split.layer("foreground")
+    first, last = layer.segments
+    narrow = replace(layer, segments=(first, replace(last, width=last.width // 2)))
+    layers = [narrow if one is layer else one for one in split.baked]
+    fit = Fit(split.clip, "truth", {}, layers, split.stride, split.light_stride)
+    image = fit.canonical("foreground", 1).rgba
+    with pytest.raises(canon.InputError, match=r"of segment 1 .* not as that of segment 0"):
+        canon.edit(fit, "paint", layer="foreground", image=image)
+    with pytest.raises(canon.InputError, match="drop the option segment"):
+        canon.edit(fit, "paint", image=np.asarray(fit.clip.frames[0]), frame=0, segment=1)
 
 
 def test_a_graded_area_goes_on(whole: Fit, split: Fit) -> None:

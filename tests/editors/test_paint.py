@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 from contracts import EditorContract, fit  # noqa: F401
+from PIL import Image
+from PIL.Image import Resampling
 from truth import psnr, small_scene, true_fit
 
 import canon
@@ -102,6 +104,17 @@ def test_painting_beyond_the_rim_and_erasing(bent: Fit, caplog: pytest.LogCaptur
     alpha = edit.operations("foreground")[0].rgba[..., 3]  # type: ignore[union-attr]
     assert (alpha[rows[:, 0], rows[:, 1]] == 0).all() and "'remove' takes a layer away" in caplog.text
     assert np.allclose(alpha[:3, :5], 128 / 255), "a soft brush beyond the layer stays soft"
+
+
+@pytest.mark.parametrize("method", ["BILINEAR", "BICUBIC", "LANCZOS"])
+@pytest.mark.parametrize("times", [1.5, 2, 3])
+def test_an_image_that_was_only_enlarged_is_no_edit(bent: Fit, method: str, times: float) -> None:
+    """By a program that weighs colours by their opacity, as Pillow does."""
+    image = Image.fromarray(exported(bent))
+    size = round(image.width * times), round(image.height * times)
+    larger = np.asarray(image.resize(size, Resampling[method]))
+    steps = canon.edit(bent, "paint", layer="foreground", image=larger).steps
+    assert not steps or (steps[0].operation.rgba[..., 3] > 0).mean() < 1e-4  # type: ignore[union-attr]
 
 
 def test_painted_canvas_gives_the_true_edit(scene: Scene, bent: Fit, tmp_path: Path) -> None:
