@@ -32,16 +32,19 @@ from canon.segments import Segment
 
 log = logging.getLogger("canon")
 
+_DEMANDED = 0.4
+"""Contradicted area, in areas of the layer and on average, from which one canvas is not enough."""
 _TOLERATED = 0.25
 """Contradicted area, in areas of the layer, that a canvas may have on average: swinging legs, masks that flicker."""
-_WORTH_A_CANVAS = 4.0
-"""What a further canvas must save of it, in areas of the layer, summed over its frames."""
+_WORTH_A_CANVAS, _WORTH_OF_ALL = 4.0, 0.02
+"""What a further canvas must save of it, in areas of the layer, summed over its frames; and at least, as a share of the
+number of all frames."""
 _TURNS = "the outlines differ too much (it turns, or its masks are wrong)"
 _FAR = "the camera turns too far"
 _SHORTEST = 6
 _TRIAL = (2,)
 _OVERLAP = 4  # frames on either side of where two segments meet
-_TEXELS_OF_A_FRAME, _MOST_SAMPLES, _MOST_TIMES = 1000, 3_000_000, 400
+_TEXELS_OF_A_FRAME, _MOST_SAMPLES, _MOST_TIMES = 1000, 1_000_000, 400
 _RIM = 0.1
 """Width of the rim around a layer, of the root of its area, in which nothing is denied."""
 _TIE = 0.003
@@ -151,6 +154,9 @@ def _split(shown: np.ndarray, denied: np.ndarray) -> list[range]:
     count = len(shown)
     times = np.linspace(0, count, min(count, _MOST_TIMES) + 1).round().astype(int)
     sums = [np.concatenate([np.zeros_like(a[:1]), np.cumsum(a, axis=0)])[times] for a in (shown, denied)]
+    if float((sums[1][-1] * np.minimum(sums[0][-1] / _ENOUGH, 1.0)).sum()) < _DEMANDED * count:
+        return [range(count)]
+    price = max(_WORTH_A_CANVAS, _WORTH_OF_ALL * count)
     best, before = np.full(len(times), np.inf), np.zeros(len(times), int)
     best[0] = 0.0
     for a in range(len(times) - 1):
@@ -165,7 +171,7 @@ def _split(shown: np.ndarray, denied: np.ndarray) -> list[range]:
         contradicted = ((sums[1][ends] - sums[1][a]) * union).sum(axis=1)
         excess = np.maximum(contradicted - _TOLERATED * (times[ends] - times[a]), 0.0)
         # What is tolerated is not free: of two splits that do, the one that is contradicted less is the better one.
-        cost = best[a] + _WORTH_A_CANVAS + excess + _TIE * contradicted
+        cost = best[a] + price + excess + _TIE * contradicted
         better = cost < best[ends]
         best[ends[better]], before[ends[better]] = cost[better], a
     found, b = [], len(times) - 1
