@@ -37,16 +37,6 @@ _SHAKE = 0.3
 """Pixels per frame by which flow may depart from a camera's homography before it is half believed."""
 
 
-def choose_keyframe(areas: np.ndarray) -> int:
-    """The frame where the layer is large (its finest view), and not far from the middle of the time it is seen in."""
-    seen = np.nonzero(areas > 0)[0]
-    if len(seen) == 0:
-        return 0
-    middle, half = (seen[0] + seen[-1]) / 2, max((seen[-1] - seen[0]) / 2, 1)
-    score = areas * (1.0 - 0.5 * np.abs(np.arange(len(areas)) - middle) / half)
-    return int(np.argmax(np.where(areas > 0, score, -1.0)))
-
-
 @dataclass(frozen=True)
 class Survival:
     """How much of a layer optical flow can follow from frame to frame.

@@ -26,7 +26,7 @@ from canon.representations.solve.register import (
     register_all,
     smooth_reference,
 )
-from canon.representations.solve.tracking import choose_keyframe, new_layer
+from canon.representations.solve.tracking import Survival, new_layer
 from canon.representations.workspace import Workspace
 from canon.sampling import sample, sample_plain, splat_plain
 
@@ -378,10 +378,19 @@ def test_black_says_nothing_about_the_light(known: Problem) -> None:
 # --- the rest ---
 
 
-def test_the_keyframe_is_large_and_central() -> None:
-    assert choose_keyframe(np.array([10, 10, 10, 10, 10])) == 2
-    assert choose_keyframe(np.array([0, 0, 10, 10, 40, 0])) == 4
-    assert choose_keyframe(np.array([0, 0, 0, 7])) == 3
+def test_the_keyframe_is_large_and_what_it_shows_survives() -> None:
+    def best(areas: list[float], times: range | None = None, broken: int | None = None) -> int:
+        t = np.arange(len(areas))
+        reach = 0.9 ** np.abs(t[:, None] - t).astype(float)
+        if broken is not None:  # nothing gets past this frame
+            reach[np.ix_(t >= broken, t < broken)] = reach[np.ix_(t < broken, t >= broken)] = 0.0
+        return Survival(np.array(areas), reach).best_keyframe(times or range(len(areas)))
+
+    assert best([10, 10, 10, 10, 10]) == 2
+    assert best([0, 0, 10, 10, 40, 0]) == 4
+    assert best([0, 0, 0, 7]) == 3
+    assert best([10] * 9, range(4, 9)) == 6
+    assert best([10] * 9, broken=2) == 5
 
 
 def test_a_finished_stage_is_loaded_and_a_broken_one_made_anew(tmp_path: Path) -> None:
