@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from canon.fits import Fit, nonzero_box
 from canon.grids import affine_guess, find_pixels, grid_window
 from canon.sampling import remap
 from canon.segments import neighbours
+from canon.storage import read_image, to_float
 
 log = logging.getLogger("canon")
 
@@ -87,8 +89,7 @@ def carry(fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool =
 
 def carry_paint(fit: Fit, layer: str, paint: Over, segment: int) -> Over:
     """Paint on a layer's whole canvas, made on one segment, as :func:`carry` carries it to the others."""
-    alpha = paint.rgba[..., 3:]
-    premultiplied = np.dstack([paint.rgba[..., :3] * alpha, alpha])
+    premultiplied = _premultiplied(paint)
     found = carry(fit, layer, premultiplied, segment, colours=True)
     return paint if found is premultiplied else Over(_straight(found))
 
@@ -110,6 +111,19 @@ def check_segment(what: str, size: Size, fit: Fit, layer: str, segment: int) -> 
     check_aspect(what, size, layer, wanted)
 
 
+def read_mask(path: str, fit: Fit, layer: str, segment: int) -> np.ndarray:
+    """An image of a segment's aspect as how much is wanted where, float [h, w] in 0..1: its brightness.
+
+    Raises:
+        InputError: it cannot be read, or has another aspect.
+    """
+    image = to_float(read_image(Path(path)))
+    check_segment(f"The mask '{path}' is", (image.shape[0], image.shape[1]), fit, layer, segment)
+    brightness = image[..., :3].mean(axis=-1)
+    # A mask drawn on transparency means: nothing where nothing was drawn.
+    return np.asarray(brightness * image[..., 3] if image.shape[2] == 4 else brightness)
+
+
 def on_whole_canvas(fit: Fit, layer: str, paint: Over, box: Box) -> Over:
     """Paint of the aspect of a part of a layer's whole canvas, such as a segment's box, as paint on the whole.
 
@@ -119,8 +133,12 @@ def on_whole_canvas(fit: Fit, layer: str, paint: Over, box: Box) -> Over:
     whole = fit.layer(layer).canvas_size
     if box_size(box) == whole:
         return paint
+    return Over(_straight(in_segment(_premultiplied(paint), whole, box)))
+
+
+def _premultiplied(paint: Over) -> np.ndarray:
     alpha = paint.rgba[..., 3:]
-    return Over(_straight(in_segment(np.dstack([paint.rgba[..., :3] * alpha, alpha]), whole, box)))
+    return np.dstack([paint.rgba[..., :3] * alpha, alpha])
 
 
 def _straight(premultiplied: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ EXACT_CHANNELS = (1, 3, 4)
 """For other numbers of channels OpenCV 5 rounds positions to 1/32 px, in remap and in warpAffine alike."""
 
 Image = TypeVar("Image", np.ndarray, Tensor)
+UNSEEN = 1e-3
+"""Texels whose coverage is not above this were never seen."""
 
 
 def sample_plain(image: Tensor, xy: Tensor) -> Tensor:
@@ -168,3 +170,20 @@ def _at_level(image: Image, xy: Image, level: int) -> Image:
     if isinstance(image, np.ndarray):
         return remap(image, xy)
     return sample(image, xy)
+
+
+def fill_unseen(color: Tensor, mass: Tensor, threshold: float = UNSEEN) -> Tensor:
+    """Smooth continuation of the colours into texels never seen (pull-push), so that sampling near the rim is sane."""
+    known = (mass > threshold).float()
+    if bool(known.all()):
+        return color
+    pulled = [torch.cat([color * known[..., None], known[..., None]], -1).permute(2, 0, 1)[None]]
+    while min(pulled[-1].shape[-2:]) > 1:
+        pulled.append(torch.nn.functional.avg_pool2d(pulled[-1], 2, ceil_mode=True))
+    out = pulled[-1][:, :3] / pulled[-1][:, 3:].clamp_min(1e-6)
+    for stage in reversed(pulled[:-1]):
+        out = torch.nn.functional.interpolate(out, size=stage.shape[-2:], mode="bilinear", align_corners=False)
+        share = (stage[:, 3:] * 4).clamp(0, 1)
+        out = out * (1 - share) + share * stage[:, :3] / stage[:, 3:].clamp_min(1e-6)
+    smooth = out[0].permute(1, 2, 0)
+    return torch.where(known[..., None] > 0, color, smooth).contiguous()

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from canon.boxes import Box
 
+GAP = 32
+"""Texels between two segments' pictures, so that a frame that looks at half or quarter size sees its own only."""
+
 
 @dataclass(frozen=True)
 class Segment:

@@ -51,29 +51,16 @@ class Grade(Editor):
         Raises:
             InputError: unknown layer, a value out of range, or a mask that cannot be read or has another aspect.
         """
+        from canon.carrying import carry, read_mask
+
         layer = fit.layer(config.layer or fit.layers[0])
         box = fit.segment_box(layer.name, config.segment or 0)
-        mask = None if config.mask is None else _read_mask(config.mask, fit, layer.name, config.segment or 0)
+        mask = None if config.mask is None else read_mask(config.mask, fit, layer.name, config.segment or 0)
         if mask is None and config.segment is not None:
             mask = in_segment(np.ones(box_size(box), np.float32), layer.canvas_size, box)
         elif mask is not None and len(fit.segments(layer.name)) > 1:
-            from canon.carrying import carry
-
             placed = in_segment(mask.astype(np.float32), layer.canvas_size, box)[..., None]
             mask = carry(fit, layer.name, placed, config.segment or 0)[..., 0]
         numbers = {name: getattr(config, name) for name in Delta().parameters}
         provenance = Provenance.now("grade", config, [config.mask] if config.mask is not None else [])
         return Edit([Step(layer.name, Delta(**numbers, mask=mask), provenance)], fit.id)
-
-
-def _read_mask(path: str, fit: Fit, layer: str, segment: int) -> np.ndarray:
-    from pathlib import Path
-
-    from canon.carrying import check_segment
-    from canon.storage import read_image, to_float
-
-    image = to_float(read_image(Path(path)))
-    check_segment(f"The mask '{path}' is", (image.shape[0], image.shape[1]), fit, layer, segment)
-    brightness = image[..., :3].mean(axis=-1)
-    # A mask drawn on transparency means: nothing where nothing was drawn.
-    return np.asarray(brightness * image[..., 3] if image.shape[2] == 4 else brightness)

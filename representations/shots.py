@@ -11,11 +11,8 @@ import numpy as np
 from canon.clip import Clip
 from canon.coordinates import grid_nodes
 from canon.fits import Fit, FitLayer
-from canon.segments import Segment
+from canon.segments import GAP, Segment
 from canon.storage import fresh_array
-
-_GAP = 32
-"""Texels between two shots' canvases, so that a frame that looks at half or quarter size sees its own only."""
 
 
 def join(clip: Clip, fits: Sequence[Fit], firsts: Sequence[int], folder: Path) -> Fit:
@@ -46,8 +43,8 @@ def join(clip: Clip, fits: Sequence[Fit], firsts: Sequence[int], folder: Path) -
 def _joined(name: str, clip: Clip, fits: Sequence[Fit], firsts: Sequence[int], folder: Path) -> FitLayer:
     """A layer's canvases in a column, its maps one after the other."""
     found = [(fit, first, fit.layer(name)) for fit, first in zip(fits, firsts, strict=True) if name in fit.layers]
-    tops = np.cumsum([0] + [layer.canvas_size[0] + _GAP for _, _, layer in found]).tolist()
-    size = tops[-1] - _GAP, max(layer.canvas_size[1] for _, _, layer in found)
+    tops = np.cumsum([0] + [layer.canvas_size[0] + GAP for _, _, layer in found]).tolist()
+    size = tops[-1] - GAP, max(layer.canvas_size[1] for _, _, layer in found)
     color, coverage = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
     last = found[-1][2].opacity is None
     # Where a layer is missing, it lies at rest, unseen.
@@ -63,7 +60,7 @@ def _joined(name: str, clip: Clip, fits: Sequence[Fit], firsts: Sequence[int], f
         for part in layer.segments or (whole,):
             segments.append(replace(part, first=part.first + first, last=part.last + first, top=part.top + top))
         # What lies around a canvas continues it.
-        begin, end = max(top - _GAP // 2, 0), min(top + height + _GAP // 2, size[0])
+        begin, end = max(top - GAP // 2, 0), min(top + height + GAP // 2, size[0])
         around = [(top - begin, end - top - height), (0, size[1] - width)]
         color[begin:end] = np.pad(layer.color, [*around, (0, 0)], mode="edge")
         coverage[top : top + height, :width] = layer.coverage

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from canon.boxes import Box, box_size
-from canon.carrying import carry_paint, check_segment, on_whole_canvas
+from canon.carrying import carry_paint, on_whole_canvas, read_mask
 from canon.edits import Over, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
-from canon.representations.solve.canvas import fill_unseen
-from canon.storage import read_image, to_float
+from canon.sampling import fill_unseen
 
 _MARGIN = 16  # texels around what is edited that the model sees besides
 _MULTIPLE = 64
@@ -52,7 +51,8 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
         seen = canvas.coverage[box] > 0
         area = canvas.rgba[box][..., 3] * seen
         if mask is not None:
-            area = area * _read_mask(mask, fit, layer, k, feather)
+            wanted = resize_to(read_mask(mask, fit, layer, k).astype(np.float32), box_size(box))
+            area = area * (cv2.GaussianBlur(wanted, (0, 0), feather / 2) if feather > 0 else wanted)
         around = nonzero_box((area > 0.01).astype(np.uint8))
         if around is None:
             if mask is not None:
@@ -67,16 +67,6 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
         place = tuple(slice(o.start + s.start, o.start + s.stop) for o, s in zip(box, (rows, columns), strict=True))
         found.append(Region(k, (place[0], place[1]), image, area[rows, columns]))
     return found
-
-
-def _read_mask(path: str, fit: Fit, layer: str, segment: int, feather: float) -> np.ndarray:
-    from pathlib import Path
-
-    image = to_float(read_image(Path(path)))
-    check_segment(f"The mask '{path}' is", (image.shape[0], image.shape[1]), fit, layer, segment)
-    bright = image[..., :3].mean(axis=-1) * (image[..., 3] if image.shape[2] in (2, 4) else 1.0)
-    mask = resize_to(np.ascontiguousarray(bright, np.float32), box_size(fit.segment_box(layer, segment)))
-    return cv2.GaussianBlur(mask, (0, 0), feather / 2) if feather > 0 else mask
 
 
 def working_size(size: tuple[int, int], native: int) -> tuple[int, int]:

@@ -1,9 +1,8 @@
-"""Loading of diffusers models: any family, from the hub or a folder, in the form that a task needs."""
+"""Loading of diffusers models: any family, from the hub or a folder."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,35 +12,29 @@ import torch
 from canon.editors.diffusion.options import DiffusionConfig
 from canon.errors import InputError
 
-log = logging.getLogger("canon")
-
 _INSTRUCTED = ("InstructPix2Pix", "Kontext", "QwenImageEdit")
 """In the names of pipelines that take an instruction instead of a description."""
-_AUTO = {"image": "AutoPipelineForImage2Image", "inpaint": "AutoPipelineForInpainting"}
-_WANTED = {"image": "turns an image into another by a description", "inpaint": "paints into a part of an image"}
+_WANTED = "model that turns an image into another by a description"
 
 
-def load_pipeline(config: DiffusionConfig, task: str) -> Any:
-    """A diffusers pipeline for a task, on its device.
-
-    Args:
-        task: "image" (an image and a prompt) or "inpaint" (and a mask).
+def load_pipeline(config: DiffusionConfig) -> Any:
+    """A diffusers pipeline from image to image, on its device.
 
     Raises:
-        InputError: diffusers is missing, the model is none or not there, or it cannot do the task.
+        InputError: diffusers is missing, the model is none or not there, or it is of another kind.
     """
     diffusers = import_diffusers()
     kind = _class_name(diffusers, config.model)
-    if any(name in kind for name in _INSTRUCTED) and task == "image":
-        raise InputError(f"'{config.model}' follows instructions ({kind}); give a model that {_WANTED[task]}.")
+    if any(name in kind for name in _INSTRUCTED):
+        raise InputError(f"'{config.model}' follows instructions ({kind}); give a {_WANTED}.")
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = _dtype(config.dtype, device)
     try:
-        pipeline = getattr(diffusers, _AUTO[task]).from_pretrained(
+        pipeline = diffusers.AutoPipelineForImage2Image.from_pretrained(
             config.model, dtype=dtype, local_files_only=_offline(config.model), safety_checker=None
         )
     except ValueError as error:
-        raise InputError(f"'{config.model}' is a {kind}, which is no model that {_WANTED[task]}.") from error
+        raise InputError(f"'{config.model}' is a {kind}, which is no {_WANTED}.") from error
     except (OSError, ImportError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"'{config.model}' cannot be loaded: {_first_line(error)}.") from error
     if config.scheduler:

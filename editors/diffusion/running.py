@@ -22,7 +22,7 @@ def restyle(fit: Fit, config: DiffusionConfig) -> Edit:
         raise InputError("A prompt is needed: say with --prompt what the layer is to look like.")
     name = fit.layer(config.layer or fit.layers[0]).name
     found = regions(fit, name, config.segment, config.mask, config.feather)
-    pipeline = load_pipeline(config, "image")
+    pipeline = load_pipeline(config)
 
     def make(picture: np.ndarray) -> np.ndarray:
         generator = torch.Generator("cpu").manual_seed(config.seed)

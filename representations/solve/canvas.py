@@ -15,9 +15,9 @@ from torch import Tensor
 from canon.coordinates import grid_nodes
 from canon.grids import invert_grid, jacobian
 from canon.representations.solve.grids import GridBasis, fit_affine
-from canon.representations.solve.layers import UNSEEN, Problem
+from canon.representations.solve.layers import Problem
 from canon.runtime import map_frames
-from canon.sampling import sample
+from canon.sampling import fill_unseen, sample
 
 CANVAS_STRIDE = 8
 _OUTLIER = 0.3  # residual (0..1) from which a pixel counts half
@@ -146,23 +146,6 @@ def interior(weight: Tensor, erode: int) -> Tensor:
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * erode + 1, 2 * erode + 1))
     shrunk = cv2.erode(solid, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1)
     return weight * torch.from_numpy(shrunk).to(weight.device)
-
-
-def fill_unseen(color: Tensor, mass: Tensor, threshold: float = UNSEEN) -> Tensor:
-    """Smooth continuation of the colours into texels never seen (pull-push), so that sampling near the rim is sane."""
-    known = (mass > threshold).float()
-    if bool(known.all()):
-        return color
-    pulled = [torch.cat([color * known[..., None], known[..., None]], -1).permute(2, 0, 1)[None]]
-    while min(pulled[-1].shape[-2:]) > 1:
-        pulled.append(torch.nn.functional.avg_pool2d(pulled[-1], 2, ceil_mode=True))
-    out = pulled[-1][:, :3] / pulled[-1][:, 3:].clamp_min(1e-6)
-    for stage in reversed(pulled[:-1]):
-        out = torch.nn.functional.interpolate(out, size=stage.shape[-2:], mode="bilinear", align_corners=False)
-        share = (stage[:, 3:] * 4).clamp(0, 1)
-        out = out * (1 - share) + share * stage[:, :3] / stage[:, 3:].clamp_min(1e-6)
-    smooth = out[0].permute(1, 2, 0)
-    return torch.where(known[..., None] > 0, color, smooth).contiguous()
 
 
 def back_project(problem: Problem, level: int = 0) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from canon.coordinates import Size
 from canon.representations.solve.grids import GridBasis
-from canon.sampling import pyramid, sample_mip
+from canon.sampling import UNSEEN, pyramid, sample_mip
 from canon.segments import Segment
 
 _LIGHT_NODES = 7.5
@@ -18,8 +18,6 @@ _LIGHT_NODES = 7.5
 FAINT_GRADIENT = 0.012
 """Change of brightness (0..1) per half-size pixel at which texture is as good as none."""
 _LEVELS = 5
-UNSEEN = 1e-3
-"""Texels whose coverage is not above this were never seen."""
 
 
 def light_stride(size: Size) -> int:

@@ -20,15 +20,22 @@ from canon.coordinates import pixel_grid
 from canon.grids import affine_guess, invert_grid, sample_grid, texels_per_pixel
 from canon.representations.motion.flow import Flow
 from canon.representations.motion.homography import CameraMotion
-from canon.representations.solve.canvas import fill_unseen, robust_canvas
+from canon.representations.solve.canvas import robust_canvas
 from canon.representations.solve.layers import Layer, Problem
 from canon.representations.solve.lighting import estimate_lighting
 from canon.representations.solve.refinement import TRACKED, TRACKING, TRACKING_LEVELS, track_frames
-from canon.representations.solve.register import grid_step, normal_equations, visible_nodes
-from canon.representations.solve.tracking import Chain, Survival, carried_by_camera, carried_positions, new_layer
+from canon.representations.solve.register import visible_nodes
+from canon.representations.solve.tracking import (
+    Chain,
+    Survival,
+    carried_by_camera,
+    carried_positions,
+    new_layer,
+    register_frame,
+)
 from canon.runtime import map_frames, single_threaded_operations
-from canon.sampling import remap_points
-from canon.segments import Segment
+from canon.sampling import fill_unseen, remap_points
+from canon.segments import GAP, Segment
 
 log = logging.getLogger("canon")
 
@@ -49,7 +56,6 @@ _RIM = 0.1
 """Width of the rim around a layer, of the root of its area, in which nothing is denied."""
 _TIE = 0.003
 _ENOUGH = 3  # frames that make a texel count as shown
-_GAP = 32  # texels between two canvases, so that a frame that looks at half or quarter size sees its own only
 
 
 def track_segments(problem: Problem, index: int, flow: Flow, scale: float, preset: str, split: bool) -> None:
@@ -184,7 +190,7 @@ def _split(shown: np.ndarray, denied: np.ndarray) -> list[range]:
 def _stacked(problem: Problem, whole: Layer, parts: list[tuple[range, Layer]]) -> Layer:
     """One layer of several, each with some frames: their canvases go below each other."""
     sizes = [part.canvas_size for _, part in parts]
-    height = sum(size[0] for size in sizes) + _GAP * (len(sizes) - 1)
+    height = sum(size[0] for size in sizes) + GAP * (len(sizes) - 1)
     color = torch.zeros((height, max(size[1] for size in sizes), 3), device=problem.device)
     coverage = torch.zeros_like(color[..., 0])
     layer, segments, top = new_layer(problem, whole.name, whole.present), [], 0
@@ -196,7 +202,7 @@ def _stacked(problem: Problem, whole: Layer, parts: list[tuple[range, Layer]]) -
         layer.grid[frames] = part.grid[frames] + down
         layer.reference[frames] = part.reference[frames] + down
         segments.append(segment)
-        top += h + _GAP
+        top += h + GAP
     layer.set_canvas(fill_unseen(color, coverage), coverage)
     layer.segments = tuple(segments)
     return layer
@@ -265,10 +271,6 @@ def _seen_from_beyond(
             positions = carried_positions(problem, index, t, s, flow)
         carried = grid if positions is None else sample_grid(grid, positions, problem.stride)
         layer.grid[k], s = carried, t
-        for level in TRACKING_LEVELS["fast"]:
-            equations = normal_equations(part, k, level, TRACKING, [index]).get(index)
-            if equations is not None:
-                here, sums = layer.grid[k : k + 1], [value[None] for value in equations]
-                layer.grid[k] += grid_step(here, carried[None], sums[0], sums[1], None, TRACKING, level)[0]
+        register_frame(part, index, k, TRACKING, TRACKING_LEVELS["fast"])
         grid = layer.grid[k]
     return part

@@ -16,7 +16,7 @@ from canon.coordinates import apply_homography, grid_nodes, grid_size
 from canon.grids import sample_grid
 from canon.representations.motion.flow import Flow
 from canon.representations.motion.homography import CameraMotion
-from canon.representations.solve.canvas import enlarge, fill_unseen, gather, interior
+from canon.representations.solve.canvas import enlarge, gather, interior
 from canon.representations.solve.grids import solve_scalar_grid
 from canon.representations.solve.layers import Layer, Problem
 from canon.representations.solve.register import (
@@ -28,6 +28,7 @@ from canon.representations.solve.register import (
     visible_nodes,
 )
 from canon.runtime import map_frames
+from canon.sampling import fill_unseen
 
 CANVAS_MARGIN = 24
 _MOST_TEXELS = 40_000_000
@@ -248,19 +249,25 @@ def register_outward(problem: Problem, chain: Chain, options: RegisterOptions, l
     for t in chain:
         if not layer.present[t]:
             continue
-        carried = layer.grid[t : t + 1].clone()
-        for level in levels:
-            equations = normal_equations(problem, t, level, options, [index])[index]
-            # Smooth around what the flow says, not around a rigid motion: a bend must not be ironed out frame by frame.
-            step = grid_step(
-                layer.grid[t : t + 1], carried, equations[0][None], equations[1][None], None, options, level
-            )
-            layer.grid[t] += step[0]
+        register_frame(problem, index, t, options, levels)
         add(t)
     if base:
         known = torch.cat([layer.levels[base][..., :3], total[..., 3:]], dim=-1)
         whole = enlarge(known, layer.canvas_size, 2**base)
         layer.set_canvas(whole[..., :3], whole[..., 3])
+
+
+def register_frame(problem: Problem, index: int, t: int, options: RegisterOptions, levels: tuple[int, ...]) -> None:
+    """Register a frame, whose coordinates flow has brought, to the layer's canvas: one step per entry of ``levels``."""
+    grid = problem.layers[index].grid
+    carried = grid[t : t + 1].clone()
+    for level in levels:
+        equations = normal_equations(problem, t, level, options, [index]).get(index)
+        if equations is None:  # the layer is not seen
+            return
+        # Smooth around what the flow says, not around a rigid motion: a bend must not be ironed out frame by frame.
+        matrix, right = (sums[None] for sums in equations)
+        grid[t] += grid_step(grid[t : t + 1], carried, matrix, right, None, options, level)[0]
 
 
 def new_layer(problem: Problem, name: str, present: np.ndarray) -> Layer:

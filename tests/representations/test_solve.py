@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from canon.coordinates import grid_nodes, grid_size, grid_to_pixels, pixel_grid
-from canon.representations.solve.canvas import back_project, fill_unseen, robust_canvas
+from canon.representations.solve.canvas import back_project, robust_canvas
 from canon.representations.solve.filling import fill_holes, looked_at
 from canon.representations.solve.grids import GridBasis, fit_affine, smoothness, solve_grid, solve_scalar_grid
 from canon.representations.solve.layers import Problem
@@ -28,7 +28,7 @@ from canon.representations.solve.register import (
 )
 from canon.representations.solve.tracking import Survival, new_layer
 from canon.representations.workspace import Workspace
-from canon.sampling import sample, sample_plain, splat_plain
+from canon.sampling import fill_unseen, sample, sample_plain, splat_plain
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,8 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,6 @@ _CHUNK = 1024
 """Pictures drawn and encoded at a time."""
 _STATE = "training"
 
-Step = Callable[[], Tensor]
-
 
 def main() -> None:
     """Train a stage for some minutes."""
@@ -59,7 +58,7 @@ def main() -> None:
     stage(options).run()
 
 
-class Stage:
+class Stage(ABC):
     """Networks that are trained together: their steps, their state on disk, and the curve of their loss."""
 
     name: str
@@ -75,17 +74,17 @@ class Stage:
         self.step, self.seconds, self.curve = 0, 0.0, list[list[float]]()
         self._resume()
 
+    @abstractmethod
     def build(self) -> dict[str, nn.Module]:
         """The networks by name, as they are on disk or new."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, rng: np.random.Generator) -> Tensor:
         """Of one batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save_model(self) -> None:
         """Write the networks, with averaged weights, where diffusers finds them."""
-        raise NotImplementedError
 
     def run(self) -> None:
         """Train until the time is up, saving every few minutes."""
