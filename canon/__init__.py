@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from canon.editing import edit
     from canon.edits import Edit
     from canon.errors import InputError
+    from canon.evaluation import evaluate
     from canon.fit_folder import load
     from canon.fits import Fit
     from canon.fitting import fit
-    from canon.metrics import evaluate
     from canon.rendering import Video, render
 
 # No module may have the name of one of these: importing it would put the module in the place of the function.
@@ -30,7 +30,7 @@ _PLACES = {
     "InputError": "canon.errors",
     "Video": "canon.rendering",
     "edit": "canon.editing",
-    "evaluate": "canon.metrics",
+    "evaluate": "canon.evaluation",
     "fit": "canon.fitting",
     "load": "canon.fit_folder",
     "load_edit": "canon.edit_folder",

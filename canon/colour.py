@@ -1,10 +1,18 @@
-"""Colour functions that a grade is made of. Colours are sRGB float32 [..., 3], 0..1 but for what light adds beyond."""
+"""Colour functions that a grade is made of, and colours by name.
+
+Colours are sRGB float32 [..., 3], 0..1 but for what light adds beyond; named ones are uint8.
+"""
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 
 import numpy as np
+from PIL import ImageColor
+
+from canon.errors import InputError
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
@@ -42,3 +50,22 @@ def light_gains(exposure: float, temperature: float) -> np.ndarray:
     return np.array(
         [2.0 ** (exposure + 0.5 * temperature), 2.0**exposure, 2.0 ** (exposure - 0.5 * temperature)], np.float32
     )
+
+
+def named_colour(name: str) -> np.ndarray:
+    """The colour of a CSS name, such as gold, or of #rrggbb; uint8 [3].
+
+    Raises:
+        InputError: neither.
+    """
+    try:
+        return np.array(ImageColor.getrgb(name.strip())[:3], np.uint8)
+    except ValueError as error:
+        near = difflib.get_close_matches(name.strip().lower(), ImageColor.colormap, 1)
+        hint = f"did you mean '{near[0]}'?" if near else "give a CSS name, such as gold, or #rrggbb."
+        raise InputError(f"There is no colour called '{name}'; {hint}") from error
+
+
+def colour_word(text: str) -> str | None:
+    """The first word of a text that is the name of a colour, in lower case; None if there is none."""
+    return next((word for word in re.findall(r"[a-z]+", text.lower()) if word in ImageColor.colormap), None)

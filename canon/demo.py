@@ -13,9 +13,10 @@ from canon.contact_sheet import Sheet
 from canon.coordinates import pixel_grid
 from canon.editing import edit
 from canon.edits import Edit
+from canon.evaluation import evaluate
 from canon.fits import Fit
 from canon.grids import find_pixels
-from canon.metrics import evaluate, psnr, track_errors
+from canon.metrics import psnr, track_errors
 from canon.project import Project
 from canon.project_fit import FitRequest, fit_into
 from canon.registry import Progress, make_config

@@ -1,12 +1,13 @@
 """How good a fit and an edit are: reconstruction, flicker against the source's own motion, what sticks, what leaks.
 
-The functions above are pure and take arrays; :func:`evaluate` streams a fit through them, a few frames in memory.
+What takes arrays is pure; what takes a fit or a video streams it, a few frames in memory. :func:`canon.evaluate` puts
+them together.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -14,20 +15,23 @@ import numpy as np
 import torch
 
 from canon.coordinates import grid_nodes
-from canon.edits import Delta, Edit, Over, resize_to
+from canon.edits import Delta, Over, resize_to
 from canon.fits import Fit
 from canon.grids import grid_window, jacobian
-from canon.rendering import Video, render
+from canon.registry import Frames
+from canon.rendering import Video
 from canon.runtime import map_frames
 from canon.sampling import remap
 
 BEST_PSNR = 100.0
-"""Decibels that :func:`evaluate` reports for frames without any error: files of figures hold no infinity."""
+"""Decibels that are reported for frames without any error: files of figures hold no infinity."""
 TRACK_THRESHOLDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Pixels; those of TAP-Vid (Doersch et al. 2022), which applies them at 256x256."""
 _SMALLEST_WINDOW = 7
 _FLOW_SIDE = 16  # DIS needs images of at least this side
 _TRACKED = 256
+_PALETTE_PIXELS = 20_000  # of a frame: their mean is the frame's within a hundredth of the spread of its values
+_SAME = 1e-4  # embeddings of unit length that differ by less have no direction but that of rounding
 
 
 # --- images ---
@@ -204,39 +208,6 @@ def folded(fit: Fit) -> float:
 # --- a whole fit ---
 
 
-def evaluate(fit: Fit, edit: Edit | Sequence[Edit] | None = None) -> dict[str, float | str]:
-    """Everything that can be measured without knowing the truth; figures that do not apply are left out.
-
-    Of the fit: ``psnr``, ``ssim`` (means over frames), ``psnr_min``, both ``_unlit`` (without the lighting term),
-    ``tracks_fb`` (:func:`cycle_error`), ``folded`` (:func:`folded`), ``iou_LAYER`` where the clip has masks (weights
-    above 0.5 against masks above half), ``seconds``, ``seconds_STAGE`` and ``peak_mib`` of the fitting.
-
-    Of an edit, or a stack in order: ``warp_error`` (:func:`warp_error`, by the source's flow), ``warp_error_source``
-    (the same of the source, which is the floor), both again ``_inside`` the edited pixels, ``edited_share`` of pixels
-    that changed, ``changed_outside`` and ``changed_outside_mean``: largest and mean change, in levels of 255, of pixels
-    that no edit touches, which must be 0.
-
-    ``notes`` says in sentences what was left out and why.
-
-    Raises:
-        InputError: an edit does not belong to the fit.
-    """
-    figures = reconstruction(fit)
-    notes: list[str] = []
-    cycle = cycle_error(fit)
-    if np.isfinite(cycle):
-        figures["tracks_fb"] = cycle
-    figures["folded"] = folded(fit)
-    figures |= mask_agreement(fit)
-    figures |= _lpips(fit, notes)
-    if edit is not None:
-        video = render(fit, edit)
-        figures |= flicker(video) | leaks(video)
-        figures |= _clip_consistency(video, notes)
-    found: dict[str, float | str] = {**figures, **_spent(fit.stats)}
-    return {**found, "notes": " ".join(notes)} if notes else found
-
-
 def reconstruction(fit: Fit) -> dict[str, float]:
     """PSNR and SSIM of the reconstruction, with and without lighting: means over frames, and the worst frame."""
 
@@ -263,23 +234,61 @@ def mask_agreement(fit: Fit) -> dict[str, float]:
     return found
 
 
-def flicker(video: Video) -> dict[str, float]:
-    """Warp errors of an edited video and of its source, on the whole frame and on what was edited."""
-    frames = video.fit.clip.frames
+# --- a whole edit ---
+
+
+def flicker(video: Video, frames: Frames | None = None) -> dict[str, float]:
+    """Warp errors of an edited video and of its source: on the whole frame, and inside :func:`edited_area`.
+
+    Args:
+        frames: uint8 [H, W, 3] each, to be judged in the video's place on the very same pixels.
+
+    Returns:
+        warp_error, warp_error_source, and both again with ``_inside``: means over pairs of frames;
+        warp_error_excess_inside: what the edit adds to the source's own inside. Left out where there is nothing to see.
+    """
+    source = video.fit.clip.frames
+    judged = video if frames is None else frames
 
     def pair(t: int) -> list[float]:
-        source = [np.asarray(frames[t]), np.asarray(frames[t + 1])]
-        edited = [video[t], video[t + 1]]
-        flow, valid = source_flow(*source)
-        inside = valid & (source[0] != edited[0]).any(axis=-1)
-        return [warp_error(x[0], x[1], flow, where) for where in (valid, inside) for x in (edited, source)]
+        before = [np.asarray(source[t]), np.asarray(source[t + 1])]
+        after = [np.asarray(judged[t]), np.asarray(judged[t + 1])]
+        flow, valid = source_flow(*before)
+        inside = valid & edited_area(video, t)
+        return [warp_error(x[0], x[1], flow, where) for where in (valid, inside) for x in (after, before)]
 
     rows = np.array(list(map_frames(pair, range(len(video) - 1)))).reshape(-1, 4)
     names = ("warp_error", "warp_error_source", "warp_error_inside", "warp_error_source_inside")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a column may hold nothing but nan
         means = np.nanmean(rows, axis=0) if len(rows) else np.full(4, np.nan)
-    return {name: float(mean) for name, mean in zip(names, means, strict=True) if np.isfinite(mean)}
+    found = dict(zip(names, means.tolist(), strict=True))
+    found["warp_error_excess_inside"] = found["warp_error_inside"] - found["warp_error_source_inside"]
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def palette_distance(video: Video, frames: Frames, colour: np.ndarray) -> float:
+    """Mean CIEDE2000 between a colour and the pixels of some frames inside :func:`edited_area`; nan if that is empty.
+
+    Args:
+        video: says which pixels are edited.
+        frames: uint8 [H, W, 3] each, to be judged: the video itself, its source, or a baseline.
+        colour: uint8 [3], sRGB.
+    """
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    target = rgb2lab(np.asarray(colour, np.uint8)[None])
+
+    def frame(t: int) -> tuple[float, int]:
+        pixels = np.asarray(frames[t])[edited_area(video, t)]
+        some = pixels
+        if len(pixels) > _PALETTE_PIXELS:
+            # At random, since even steps fall in with stripes; the same for every video of this area.
+            some = pixels[np.random.default_rng(0).integers(len(pixels), size=_PALETTE_PIXELS)]
+        return (float(deltaE_ciede2000(rgb2lab(some), target).mean()) if len(some) else 0.0), len(pixels)
+
+    means, counts = np.array(list(map_frames(frame, range(len(video))))).T
+    return float((means * counts).sum() / counts.sum()) if counts.any() else float("nan")
 
 
 def leaks(video: Video) -> dict[str, float]:
@@ -304,33 +313,52 @@ def touched(video: Video, t: int) -> np.ndarray:
     A pixel is touched when a layer that is edited there is seen in it; paint counts with the texels around it that
     filtering reads along with it, and a removal with the pixels by which it is widened.
     """
+    return _area(video, t, rim=True)
+
+
+def edited_area(video: Video, t: int) -> np.ndarray:
+    """Pixels of frame ``t`` that are an edit's own, bool [H, W]: where its figures are measured.
+
+    There the edited layer makes up more than half of the pixel, and paint or mask is above half of its highest opacity
+    in the texel seen; a removal counts with the pixels by which it is widened. Values of pixels play no part, so that
+    the area is the same for every video that is compared on it.
+    """
+    return _area(video, t, rim=False)
+
+
+def _area(video: Video, t: int, rim: bool) -> np.ndarray:
+    """The two areas above: ``rim`` takes in all that an edit could reach, however faintly."""
     fit = video.fit
     weights = fit.weights(t)
     found = np.zeros(fit.size, bool)
     for edit in video.edits:
         for step in edit.steps:
             k = fit.layers.index(step.layer)
-            seen = weights[k] > 0
+            seen = weights[k] > (0 if rim else 0.5)
             if isinstance(step.operation, Over | Delta):
                 area = step.operation.rgba[..., 3] if isinstance(step.operation, Over) else step.operation.mask
-                found |= seen if area is None else seen & _reached(fit, t, step.layer, area)
+                found |= seen if area is None else seen & _reached(fit, t, step.layer, area, rim)
             else:
                 # Whatever hides it may be soft: there the removal shows through, and its own opacity is what counts.
-                opaque = np.asarray(fit.baked[k].opacity[t]) > 0  # type: ignore[index]
+                gone = np.asarray(fit.baked[k].opacity[t]) > 0 if rim else seen  # type: ignore[index]
                 side = 2 * step.operation.grow + 1
-                found |= cv2.dilate(opaque.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+                found |= cv2.dilate(gone.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
     return found
 
 
-def _reached(fit: Fit, t: int, name: str, area: np.ndarray) -> np.ndarray:
-    """Where frame ``t`` sees texels whose ``area`` (of the canvas, at any scale) is above 0, or their neighbours."""
+def _reached(fit: Fit, t: int, name: str, area: np.ndarray, rim: bool) -> np.ndarray:
+    """Where frame ``t`` sees texels whose ``area`` (of the canvas, at any scale) is high, or with ``rim`` any at all.
+
+    With ``rim``, neighbours of such texels count, too.
+    """
     canvas = fit.layer(name).canvas_size
-    on = resize_to(np.ascontiguousarray(area, np.float32), canvas) > 0
+    least = 0 if rim else 0.5 * float(area.max())
+    on = (resize_to(np.ascontiguousarray(area, np.float32), canvas) > least).astype(np.uint8)
     found = np.zeros(fit.size, bool)
     for view in fit.views(t, name):
         coarse = max(view.texels, canvas[0] / area.shape[0], 1.0)
-        side = 2 * int(np.ceil(2 * coarse + 1)) + 1
-        near = cv2.dilate(on.astype(np.uint8), np.ones((side, side), np.uint8))
+        side = 2 * int(np.ceil(2 * coarse + 1)) + 1 if rim else 1
+        near = cv2.dilate(on, np.ones((side, side), np.uint8))
         uv = grid_window(view.grid, fit.stride, fit.whole)
         # Canvases may be wider than OpenCV's remap can address.
         x = np.clip(np.rint(uv[..., 0]), 0, canvas[1] - 1).astype(np.int64)
@@ -339,63 +367,46 @@ def _reached(fit: Fit, t: int, name: str, area: np.ndarray) -> np.ndarray:
     return found
 
 
-def _spent(stats: Mapping[str, Any]) -> dict[str, float]:
-    """``seconds``, ``seconds_STAGE`` and ``peak_mib`` as the fit noted them."""
-    stages = stats.get("seconds")
-    stages = {str(k): float(v) for k, v in stages.items()} if isinstance(stages, Mapping) else {}
-    found = {f"seconds_{name}": value for name, value in stages.items()}
-    if "seconds_total" in stats or stages:
-        found = {"seconds": float(stats.get("seconds_total", sum(stages.values()))), **found}
-    return {**found, "peak_mib": float(stats["peak_mib"])} if "peak_mib" in stats else found
+# --- embeddings of images and texts ---
 
 
-# --- measures that need learned weights, which nothing here downloads ---
+def frame_consistency(embeddings: np.ndarray, all_pairs: bool = False) -> float:
+    """Mean cosine similarity between frames by their embeddings; nan for one frame.
+
+    Args:
+        embeddings: [T, D], of any length but 0.
+        all_pairs: between any two frames (Tune-A-Video, Wu et al. 2023); else neighbours alone (FateZero, Qi et al.
+            2023).
+    """
+    unit = _unit_length(embeddings)
+    count = len(unit)
+    if count < 2:
+        return float("nan")
+    if all_pairs:
+        # The square of the sum holds every pair twice, and every frame with itself.
+        return float(((unit.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
+    return float((unit[1:] * unit[:-1]).sum(axis=-1).mean())
 
 
-def _lpips(fit: Fit, notes: list[str]) -> dict[str, float]:
-    """LPIPS (Zhang et al. 2018, AlexNet) of the reconstruction, where package and weights are on this machine."""
-    import importlib.util
-    from pathlib import Path
-
-    if importlib.util.find_spec("lpips") is None:
-        notes.append("lpips is left out: it needs the extra [lpips], which is not installed.")
-        return {}
-    import torch
-
-    if not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-*.pth")):
-        notes.append("lpips is left out: AlexNet's weights are not in torch's cache on this machine.")
-        return {}
-    import lpips
-
-    model = lpips.LPIPS(net="alex", verbose=False)
-
-    def tensor(image: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() * 2 - 1
-
-    with torch.no_grad():
-        pairs = ((np.clip(fit.reconstruct(t), 0, 1), _unit(np.asarray(fit.clip.frames[t]))) for t in range(len(fit)))
-        return {"lpips": float(np.mean([model(tensor(a), tensor(b)).item() for a, b in pairs]))}
+def text_similarity(embeddings: np.ndarray, text: np.ndarray) -> float:
+    """Mean cosine similarity of frames [T, D] and a text [D] by their embeddings."""
+    return float((_unit_length(embeddings) @ _unit_length(text)).mean())
 
 
-def frame_consistency(embeddings: np.ndarray) -> float:
-    """Mean cosine similarity of neighbouring frames' embeddings [T, D] (Esser et al. 2023); nan for one frame."""
-    unit = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    return float((unit[1:] * unit[:-1]).sum(axis=-1).mean()) if len(unit) > 1 else float("nan")
+def directional_similarity(source: np.ndarray, edited: np.ndarray, source_text: np.ndarray, text: np.ndarray) -> float:
+    """Cosine of the change of the image and the change of the text (Gal et al. 2022), mean over frames that changed.
+
+    Args:
+        source, edited: embeddings [T, D] of the frames before and after.
+        source_text, text: embeddings [D] of what describes them; nan if they are equal, or if no frame changed.
+    """
+    images, words = _unit_length(edited) - _unit_length(source), _unit_length(text) - _unit_length(source_text)
+    changed = np.linalg.norm(images, axis=-1) > _SAME
+    if not changed.any() or np.linalg.norm(words) <= _SAME:
+        return float("nan")
+    return text_similarity(images[changed], words)
 
 
-def _clip_consistency(video: Video, notes: list[str]) -> dict[str, float]:
-    """``frame_consistency_pairs`` by CLIP's image embeddings, from weights that are on this machine already."""
-    try:
-        import torch
-        from transformers import CLIPModel, CLIPProcessor
-
-        name = "openai/clip-vit-base-patch32"
-        model = CLIPModel.from_pretrained(name, local_files_only=True).eval()
-        processor = CLIPProcessor.from_pretrained(name, local_files_only=True)
-    except (ImportError, OSError):
-        notes.append("frame_consistency_pairs is left out: it needs transformers, and CLIP's weights on this machine.")
-        return {}
-    with torch.no_grad():
-        found = [model.get_image_features(**processor(images=frame, return_tensors="pt")) for frame in video]
-    value = frame_consistency(torch.cat(found).float().numpy())
-    return {"frame_consistency_pairs": value} if np.isfinite(value) else {}
+def _unit_length(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float64)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -15,11 +15,12 @@ from dataclasses import MISSING, fields
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from canon.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from canon.clip import Clip
@@ -30,6 +31,14 @@ REPRESENTATIONS, EDITORS = "canon.representations", "canon.editors"
 
 Progress = Callable[[str, float, Mapping[str, float]], None]
 """Called with the stage's name, the share of all work done (0..1), and figures such as loss and PSNR."""
+
+
+class Frames(Protocol):
+    """Frames by number, from 0: an array [T, H, W, 3], a :class:`canon.Video`, or what makes them when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, t: int, /) -> np.ndarray: ...
 
 
 class Representation(ABC):
@@ -65,6 +74,23 @@ class Editor(ABC):
         Raises:
             InputError: an option cannot be used with this fit.
         """
+
+    def framewise(self, fit: Fit, config: Any) -> Frames:
+        """What ``config`` asks for, done to every frame by itself: the baseline that an edit is compared with.
+
+        Args:
+            config: an instance of :attr:`Config`, such as was given for the edit.
+
+        Returns:
+            as many frames as the clip has, uint8 [H, W, 3] of its size. Each is asked for once, in order, so they are
+            best made then. ``fit.clip.frames`` are the frames to start from: those of an earlier step's baseline, if
+            there is one.
+
+        Raises:
+            InputError: the editor has none, which is so unless it overrides this.
+        """
+        name = type(self).__name__.lower()
+        raise InputError(f"The editor '{name}' has no frame-by-frame baseline; measure its edits without --framewise.")
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -11,14 +12,18 @@ import torch
 
 from canon.boxes import Box, box_size
 from canon.carrying import carry_paint, on_whole_canvas, read_mask
+from canon.editors.diffusion.models import step_of_sides
 from canon.edits import Over, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
 from canon.sampling import fill_unseen
 
+if TYPE_CHECKING:
+    from canon.editors.diffusion.painters import Painter
+
 _MARGIN = 16  # texels around what is edited that the model sees besides
-_MULTIPLE = 64
-"""Of which models like their pictures' sides to be; small ones take smaller steps."""
+_WORTH_REFINING = 1.25
+"""Times by which a canvas is larger than what was painted from where a second pass adds to it."""
 
 
 @dataclass(frozen=True)
@@ -53,48 +58,83 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
         if mask is not None:
             wanted = resize_to(read_mask(mask, fit, layer, k).astype(np.float32), box_size(box))
             area = area * (cv2.GaussianBlur(wanted, (0, 0), feather / 2) if feather > 0 else wanted)
-        around = nonzero_box((area > 0.01).astype(np.uint8))
-        if around is None:
+        part = cropped(area)
+        if part is None:
             if mask is not None:
                 raise InputError(f"The mask '{mask}' selects nothing of the layer '{layer}'.")
             continue
-        rows, columns = (
-            slice(max(side.start - _MARGIN, 0), min(side.stop + _MARGIN, length))
-            for side, length in zip(around, box_size(box), strict=True)
-        )
-        colours = torch.from_numpy(np.ascontiguousarray(canvas.rgba[box][rows, columns][..., :3]))
-        image = fill_unseen(colours, torch.from_numpy(seen[rows, columns].astype(np.float32))).numpy()
-        place = tuple(slice(o.start + s.start, o.start + s.stop) for o, s in zip(box, (rows, columns), strict=True))
-        found.append(Region(k, (place[0], place[1]), image, area[rows, columns]))
+        colours = torch.from_numpy(np.ascontiguousarray(canvas.rgba[box][part][..., :3]))
+        image = fill_unseen(colours, torch.from_numpy(seen[part].astype(np.float32))).numpy()
+        place = tuple(slice(o.start + s.start, o.start + s.stop) for o, s in zip(box, part, strict=True))
+        found.append(Region(k, (place[0], place[1]), image, area[part]))
     return found
 
 
-def working_size(size: tuple[int, int], native: int) -> tuple[int, int]:
-    """(height, width) at which a model that is made for ``native`` pixels a side works on a picture of ``size``."""
-    step = _MULTIPLE if native >= 8 * _MULTIPLE else 8
+def cropped(area: np.ndarray) -> Box | None:
+    """Rows and columns of what is wanted of [h, w], and some around it; None if nothing is."""
+    around = nonzero_box((area > 0.01).astype(np.uint8))
+    if around is None:
+        return None
+    rows, columns = (
+        slice(max(side.start - _MARGIN, 0), min(side.stop + _MARGIN, length))
+        for side, length in zip(around, area.shape, strict=True)
+    )
+    return rows, columns
+
+
+def working_size(size: tuple[int, int], native: int, step: int) -> tuple[int, int]:
+    """(height, width), multiples of ``step``, at which a model for ``native`` pixels a side works on a picture."""
     scale = native / (size[0] * size[1]) ** 0.5
     height, width = (max(round(length * scale / step) * step, step) for length in size)
     return height, width
 
 
-def repainted(fit: Fit, layer: str, found: list[Region], native: int, make: Callable[[np.ndarray], np.ndarray]) -> Over:
+def painted(image: np.ndarray, area: np.ndarray, painter: Painter[Any]) -> np.ndarray:
+    """A picture as a painter makes it, at its own size.
+
+    It is painted at the size that the model is made for; one that is larger is gone over a second time.
+
+    Args:
+        image: float32 [h, w, 3] in 0..1.
+        area: float32 [h, w] in 0..1, where it is wanted.
+
+    Returns:
+        float32 [h, w, 3] in 0..1.
+    """
+    size, step = (image.shape[0], image.shape[1]), step_of_sides(painter.model)
+    working = working_size(size, painter.config.size or painter.model.native, step)
+    made = painter.paint(resized(image, working), resized(area, working))
+    if painter.config.refine and (size[0] * size[1]) ** 0.5 > _WORTH_REFINING * (working[0] * working[1]) ** 0.5:
+        full = working_size(size, round((size[0] * size[1]) ** 0.5), step)
+        made = painter.refine(resized(made, full), resized(image, full))
+    return resized(made, size)
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 [h, w] or [h, w, C] in 0..1 at another size, averaged when shrinking and cubic when enlarging."""
+    if image.shape[:2] == size:
+        return np.asarray(image, np.float32)
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.clip(cv2.resize(image.astype(np.float32), size[::-1], interpolation=how), 0, 1)
+
+
+def repainted(fit: Fit, layer: str, found: list[Region], make: Callable[[Region], np.ndarray]) -> Over:
     """Paint on a layer's whole canvas: every region as ``make`` repaints it.
 
     Where segments overlap in time, what was made of the longest one is carried on to its neighbours, so that they agree
     on all that both show.
 
     Args:
-        make: uint8 [h, w, 3] at the model's size -> uint8 [h, w, 3].
+        make: region -> float32 [h, w, 3] in 0..1 of its size, or [h, w, 4] with its own alpha.
     """
     rgb: np.ndarray | float = 0.0
     covered: np.ndarray | float = 0.0
     lengths = [last - first for first, last in fit.segments(layer)]
     for region in sorted(found, key=lambda region: lengths[region.segment]):
-        size = box_size(region.box)
-        shown = cv2.resize(region.image, working_size(size, native)[::-1], interpolation=cv2.INTER_AREA)
-        made = make((np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8))
-        colours = cv2.resize(made, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
-        paint = on_whole_canvas(fit, layer, Over(np.dstack([colours.clip(0, 1), region.area])), region.box)
+        made = make(region)
+        alpha = region.area * made[..., 3] if made.shape[2] == 4 else region.area
+        paint = on_whole_canvas(fit, layer, Over(np.dstack([made[..., :3], alpha])), region.box)
         rgba = carry_paint(fit, layer, paint, region.segment).rgba
         alpha = rgba[..., 3:]
         rgb, covered = rgb * (1 - alpha) + rgba[..., :3] * alpha, covered * (1 - alpha) + alpha

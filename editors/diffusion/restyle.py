@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from canon.editors.diffusion.options import DiffusionConfig
-from canon.registry import Editor
-
-if TYPE_CHECKING:
-    from canon.edits import Edit
-    from canon.fits import Fit
+from canon.editors.diffusion.editor import DiffusionEditor
+from canon.editors.diffusion.options import DiffusionConfig, check_strength
 
 
 @dataclass
 class RestyleConfig(DiffusionConfig):
     """Repaint a layer by a description, with a diffusion model."""
 
+    strength: float = 0.75
+    """How far to go from what is there: 0 = nothing changes, 1 = only the prompt counts."""
 
-class Restyle(Editor):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_strength(self.strength, self.steps)
+
+
+class Restyle(DiffusionEditor):
     """Repaints a layer's canonical image; see :class:`RestyleConfig`.
 
     Noise is added to the image and taken away again by a model that is told what to see; the strength says how much.
     """
 
     Config = RestyleConfig
-
-    def __call__(self, fit: Fit, config: RestyleConfig) -> Edit:
-        """The edit.
-
-        Raises:
-            InputError: unknown layer or segment, a mask or a model that cannot be used.
-        """
-        from canon.editors.diffusion.running import restyle
-
-        return restyle(fit, config)
+    name = "restyle"
+    painter = "RestylePainter"

@@ -1,49 +1,85 @@
-"""What the text-driven editors do once their options are known."""
+"""Text-driven editors at work on a fit's canvases, and on its frames as the baseline."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image
 
-from canon.editors.diffusion.canvases import regions, repainted
-from canon.editors.diffusion.models import fingerprint, load_pipeline, native_size
+from canon.editors.diffusion.canvases import painted, regions, repainted
+from canon.editors.diffusion.models import fingerprint
 from canon.editors.diffusion.options import DiffusionConfig
-from canon.edits import Edit, Provenance, Step
+from canon.editors.diffusion.painters import Painter
+from canon.edits import Edit, Over, Provenance, Step
 from canon.errors import InputError
 from canon.fits import Fit
+from canon.storage import to_float, to_uint8
 
 
-def restyle(fit: Fit, config: DiffusionConfig) -> Edit:
-    """See :class:`canon.editors.diffusion.restyle.Restyle`."""
-    if not config.prompt.strip():
-        raise InputError("A prompt is needed: say with --prompt what the layer is to look like.")
+def paint_canvases(fit: Fit, config: DiffusionConfig, editor: str, kind: type[Painter[Any]]) -> Edit:
+    """A layer's canvases as a painter makes them.
+
+    Raises:
+        InputError: unknown layer or segment, a mask or a model that cannot be used.
+    """
     name = fit.layer(config.layer or fit.layers[0]).name
     found = regions(fit, name, config.segment, config.mask, config.feather)
-    pipeline = load_pipeline(config)
+    painter = kind(config)
+    with memory_told():
+        paint = repainted(fit, name, found, lambda region: painted(region.image, region.area, painter))
+    return as_edit(fit, name, paint, config, editor)
 
-    def make(picture: np.ndarray) -> np.ndarray:
-        generator = torch.Generator("cpu").manual_seed(config.seed)
-        try:
-            image = pipeline(
-                prompt=config.prompt,
-                image=Image.fromarray(picture),
-                strength=config.strength,
-                guidance_scale=config.guidance,
-                num_inference_steps=config.steps,
-                generator=generator,
-                output_type="np",
-                **({"negative_prompt": config.negative} if config.negative else {}),
-            ).images[0]
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                "The GPU's memory is too small for this; lower --size, add --offload, or use --device cpu."
-            ) from error
-        return (np.clip(np.nan_to_num(image), 0, 1) * 255 + 0.5).astype(np.uint8)
 
-    paint = repainted(fit, name, found, config.size or native_size(pipeline), make)
-    files = [config.mask] if config.mask is not None else []
-    made = Provenance.now("restyle", {**asdict(config), "model_hash": fingerprint(config.model)}, files)
-    return Edit([Step(name, paint, made)], fit.id)
+def as_edit(fit: Fit, layer: str, paint: Over, config: DiffusionConfig, editor: str, files: Sequence[str] = ()) -> Edit:
+    """Paint on a layer as an edit that says all that it depends on."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")}
+    options = {**asdict(config), "layer": layer, "model_hash": fingerprint(config.model), "versions": versions}
+    read = [path for path in (config.mask, config.exemplar, *files) if path]
+    return Edit([Step(layer, paint, Provenance.now(editor, options, read))], fit.id)
+
+
+class PaintedFrames(Sequence[np.ndarray]):
+    """Every frame painted by itself and laid over the source by the layer's weight, uint8 [H, W, 3]."""
+
+    def __init__(self, fit: Fit, config: DiffusionConfig, painter: Painter[Any]) -> None:
+        """Paint frames when they are asked for.
+
+        Raises:
+            InputError: unknown layer, or a mask, which is one of the canvas.
+        """
+        if config.mask is not None:
+            raise InputError("A mask is one of the canvas, so that this edit has no frame-by-frame baseline.")
+        self.fit, self.painter = fit, painter
+        self.layer = fit.layers.index(fit.layer(config.layer or fit.layers[0]).name)
+
+    def __len__(self) -> int:
+        return len(self.fit)
+
+    @overload
+    def __getitem__(self, t: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, t: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, t: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(t, slice):
+            return [self[k] for k in range(*t.indices(len(self)))]
+        source = to_float(np.asarray(self.fit.clip.frames[self.fit.index(t)]))
+        weight = self.fit.weights(t)[self.layer]
+        with memory_told():
+            made = painted(source, weight, self.painter)
+        return to_uint8(source + weight[..., None] * (made - source))
+
+
+@contextlib.contextmanager
+def memory_told() -> Iterator[None]:
+    """Say in a sentence what to do where a GPU's memory is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            "The GPU's memory is too small for this; lower --size, add --offload, or use --device cpu."
+        ) from error

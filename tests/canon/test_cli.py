@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from safetensors import safe_open
+from tiny_models import clip as tiny_clip
 
 import canon
 from canon.cli import BAD_INPUT, COMMANDS, DONE, FAULT, INTERRUPTED, main
@@ -146,6 +147,26 @@ def test_eval_prints_one_json_object(project: Path, capsys: pytest.CaptureFixtur
     assert figures["warp_error_source"] > 0
     assert main(["eval", str(project)]) == DONE
     assert "psnr_unlit" in capsys.readouterr().out
+
+
+def test_eval_of_an_edit_takes_a_colour_and_a_model(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(project)
+    assert main(["edit", place, "--editor", "grade", "--name", "dark", "--exposure", "-16"]) == DONE
+    capsys.readouterr()
+    model = tiny_clip(tmp_path / "clip")
+    assert main(["eval", place, "--edit", "dark", "--colour", "black", "--clip-model", str(model), "--json"]) == DONE
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["palette_colour"] == "black" and figures["palette_distance"] < figures["palette_distance_source"]
+    assert -1 <= figures["frame_consistency_pairs"] <= 1 and "no prompt" in figures["notes"]
+    assert {"warp_error_excess_inside", "frame_consistency_consecutive"} <= set(figures)
+
+    edited = ["eval", place, "--edit", "dark"]
+    assert "no colour called 'blakc'" in complains(capsys, [*edited, "--colour", "blakc"])
+    assert "nowhere' cannot be loaded" in complains(capsys, [*edited, "--clip-model", str(tmp_path / "nowhere")])
+    assert "'grade' has no frame-by-frame baseline" in complains(capsys, [*edited, "--framewise"])
+    assert "for measuring an edit" in complains(capsys, ["eval", place, "--framewise"])
 
 
 def test_a_painted_frame_and_a_stack_as_images(project: Path, tmp_path: Path) -> None:

@@ -101,8 +101,23 @@ def test_track_errors_by_hand() -> None:
 
 def test_frame_consistency() -> None:
     vectors = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 5.0]])
+    # Neighbours: 1 and 0. Of the three pairs one is alike.
     assert metrics.frame_consistency(vectors) == pytest.approx(0.5)
-    assert np.isnan(metrics.frame_consistency(vectors[:1]))
+    assert metrics.frame_consistency(vectors, all_pairs=True) == pytest.approx(1 / 3)
+    for all_pairs in (True, False):
+        assert metrics.frame_consistency(np.tile([[3.0, 4.0]], (5, 1)), all_pairs) == pytest.approx(1)
+        assert np.isnan(metrics.frame_consistency(vectors[:1], all_pairs))
+
+
+def test_likeness_of_images_and_texts() -> None:
+    assert metrics.text_similarity(np.array([[2.0, 0.0], [0.0, 3.0]]), np.array([5.0, 0.0])) == pytest.approx(0.5)
+    source, edited = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 7.0], [1.0, 0.0]])
+    before, after = np.array([3.0, 0.0]), np.array([0.0, 0.1])
+    # Both turn from x to y; the second frame, which does not change, has no direction.
+    assert metrics.directional_similarity(source, edited, before, after) == pytest.approx(1)
+    assert metrics.directional_similarity(source, edited, after, before) == pytest.approx(-1)
+    assert np.isnan(metrics.directional_similarity(source, source, before, after))
+    assert np.isnan(metrics.directional_similarity(source, edited, before, before))
 
 
 def test_evaluate_of_a_true_fit(fit: Fit) -> None:

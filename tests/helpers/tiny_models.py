@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from canon.editors.diffusion.mini.training import LONGEST, load_tokenizer
+
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+
 
 def _tokenizer() -> Any:
-    from canon.editors.diffusion.mini.training import load_tokenizer
-
     return load_tokenizer(Path("none"))
 
 
@@ -23,7 +27,7 @@ def _text(tokenizer: Any, projected: bool = False) -> Any:
         intermediate_size=37,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=24,
+        max_position_embeddings=LONGEST,
         projection_dim=32,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -79,23 +83,73 @@ def _ddim() -> Any:
     )
 
 
-def stable_diffusion(folder: Path, instructed: bool = False) -> Path:
-    """Stable Diffusion 1.5, or InstructPix2Pix."""
-    from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
+def clip(folder: Path) -> Path:
+    """CLIP with both towers, as a hub folder has it: model, tokenizer, and how images are prepared."""
+    from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    kind = StableDiffusionInstructPix2PixPipeline if instructed else StableDiffusionPipeline
-    kind(
+    small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {**small, "image_size": 32, "patch_size": 8, "projection_dim": 32}
+    CLIPModel(
+        CLIPConfig(text_config=_text(tokenizer).config.to_dict(), vision_config=vision, projection_dim=32)
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    prepared = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+        "resample": 3,
+        **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), True),
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
+    return folder
+
+
+def stable_diffusion(folder: Path, beside: int = 0, kind: str = "StableDiffusionPipeline") -> Path:
+    """Stable Diffusion 1.5, or one of its kind whose UNet sees ``beside`` channels more."""
+    import diffusers
+
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    getattr(diffusers, kind)(
         vae=_vae(),
         text_encoder=_text(tokenizer),
         tokenizer=tokenizer,
-        unet=_unet(8 if instructed else 4),
+        unet=_unet(4 + beside),
         scheduler=_ddim(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
+    return folder
+
+
+def instruct_pix2pix(folder: Path) -> Path:
+    """InstructPix2Pix, which sees the latents of a picture besides."""
+    return stable_diffusion(folder, 4, "StableDiffusionInstructPix2PixPipeline")
+
+
+def inpainting(folder: Path) -> Path:
+    """Stable Diffusion for inpainting, which sees a mask and the latents of what is not masked besides."""
+    return stable_diffusion(folder, 5, "StableDiffusionInpaintPipeline")
+
+
+def controlnet(folder: Path) -> Path:
+    """A ControlNet for :func:`stable_diffusion` that is not without effect, as new ones are."""
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(1)
+    network = ControlNetModel.from_unet(_unet(), conditioning_channels=3)
+    network = ControlNetModel.from_config(
+        network.config, conditioning_embedding_out_channels=(8, 16), global_pool_conditions=False
+    )
+    for value in network.parameters():
+        if not value.any():
+            torch.nn.init.normal_(value, std=0.1)
+    network.save_pretrained(folder)
     return folder
 
 
@@ -156,15 +210,15 @@ def stable_diffusion_3(folder: Path) -> Path:
     return folder
 
 
-def flux(folder: Path) -> Path:
-    """FLUX.1."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+def _flux_parts(channels: int = 16) -> dict[str, Any]:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     transformer = FluxTransformer2DModel(
         patch_size=1,
-        in_channels=16,
+        in_channels=channels,
+        out_channels=16,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=16,
@@ -174,13 +228,36 @@ def flux(folder: Path) -> Path:
         axes_dims_rope=(4, 4, 8),
         guidance_embeds=True,
     )
-    FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(4, shift_factor=0.0, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=_text(tokenizer),
-        tokenizer=tokenizer,
-        text_encoder_2=_t5(tokenizer, 32),
-        tokenizer_2=tokenizer,
-        transformer=transformer,
-    ).save_pretrained(folder)
+    return {
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+        "vae": _vae(4, shift_factor=0.0, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
+        "text_encoder": _text(tokenizer),
+        "tokenizer": tokenizer,
+        "text_encoder_2": _t5(tokenizer, 32),
+        "tokenizer_2": tokenizer,
+        "transformer": transformer,
+    }
+
+
+def flux(folder: Path) -> Path:
+    """FLUX.1."""
+    from diffusers import FluxPipeline
+
+    FluxPipeline(**_flux_parts()).save_pretrained(folder)
+    return folder
+
+
+def flux_kontext(folder: Path) -> Path:
+    """FLUX.1 Kontext, which follows instructions."""
+    from diffusers import FluxKontextPipeline
+
+    FluxKontextPipeline(**_flux_parts()).save_pretrained(folder)
+    return folder
+
+
+def flux_fill(folder: Path) -> Path:
+    """FLUX.1 Fill: its transformer sees the masked picture, and the mask's pixels, besides."""
+    from diffusers import FluxFillPipeline
+
+    FluxFillPipeline(**_flux_parts(16 + 16 + 4 * 2 * 2)).save_pretrained(folder)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -62,6 +63,22 @@ def true_fit(scene: Scene, cache: Path | None = None, canvas_scale: int = 1) -> 
             )
         )
     return Fit(clip, "truth", {"seed": scene.config.seed}, layers, STRIDE, LIGHT_STRIDE, {"seconds": {"fit": 0.0}})
+
+
+def still_fit(image: np.ndarray, frames: int = 4, light: Sequence[float] | None = None) -> Fit:
+    """A clip that shows one image all the time, uint8 [H, W, 3], as one layer whose canvas is that image.
+
+    Args:
+        light: factor that the fit believes to lie on each frame; the frames themselves stay as they are.
+    """
+    clip = Clip.from_frames([image] * frames)
+    nodes, lit = (grid_nodes(clip.size, stride).numpy() for stride in (STRIDE, LIGHT_STRIDE))
+    grid = np.repeat(nodes[None].astype(np.float32), frames, axis=0)
+    lighting = np.ones((frames, *lit.shape[:2], 3), np.float32)
+    lighting *= np.float32(light or [1.0] * frames)[:, None, None, None]
+    canvas = image.astype(np.float32) / 255
+    layer = FitLayer("background", canvas, np.ones(clip.size, np.float32), grid, lighting, None)
+    return Fit(clip, "truth", {}, [layer], STRIDE, LIGHT_STRIDE)
 
 
 def _at(image: np.ndarray, nodes: np.ndarray) -> np.ndarray:

@@ -20,9 +20,65 @@ def draw(picture: Picture, size: int, rng: np.random.Generator) -> np.ndarray:
     if picture.shape is not None and picture.ground is not None:
         inside = _silhouette(picture.shape, side, rng)[..., None]
         image = image * inside + draw_look(picture.ground, side, rng) * (1 - inside)
+    return _finished(image, size, rng)
+
+
+def draw_made_over(picture: Picture, look: Look, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A picture of an object, and the same with the object in another look, both [size, size, 3] in 0..1."""
+    assert picture.shape is not None and picture.ground is not None
+    side = size * _FINER
+    inside = _silhouette(picture.shape, side, rng)[..., None]
+    ground = draw_look(picture.ground, side, rng) * (1 - inside)
+    images = [draw_look(own, side, rng) * inside + ground for own in (picture.look, look)]
+    state = rng.bit_generator.state
+    first = _finished(images[0], size, rng)
+    rng.bit_generator.state = state
+    return first, _finished(images[1], size, rng)
+
+
+def _finished(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Lit a little unevenly, at its size."""
+    side = image.shape[0]
     light = 1.0 + rng.uniform(-0.04, 0.04) + _slope(side, rng) * rng.uniform(0, 0.1)
     image = cv2.resize(np.clip(image * light[..., None], 0, 1), (size, size), interpolation=cv2.INTER_AREA)
     return np.asarray(image, np.float32)
+
+
+def draw_leaves(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Overlapping shapes of every size and colour, float32 [size, size, 3] in 0..1: as diverse as photographs.
+
+    Dead leaves have the statistics of natural images (Lee, Mumford and Huang, IJCV 2001), so that an autoencoder
+    learns from them what no list of materials has.
+    """
+    side = size * _FINER
+    image: np.ndarray = np.repeat(rng.uniform(0, 1, (1, 1, 3)), side, 0).repeat(side, 1).astype(np.float32)
+    palette = np.clip(rng.uniform(0, 1, 3) + rng.normal(0, rng.uniform(0.05, 0.4), (6, 3)), 0, 1)
+    palette += (palette.mean(axis=1, keepdims=True) - palette) * rng.uniform(0, 0.9)
+    for reach in np.sort(side / rng.uniform(1.5, 40, 60))[::-1]:
+        colour = np.clip(palette[rng.integers(6)] + rng.normal(0, 0.08, 3), 0, 1)
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 8)))
+        outline = np.stack([np.cos(angles), np.sin(angles)], -1) * reach * rng.uniform(0.4, 1, (len(angles), 1))
+        points = np.round((outline + rng.uniform(0, side, 2)) * 16).astype(np.int32)
+        cv2.fillPoly(image, [points], colour.tolist(), cv2.LINE_AA, 4)
+    if rng.random() < 0.7:
+        texture = _fractal(side, rng.uniform(4, 40), rng) * rng.uniform(0, 0.15)
+        image = image + texture[..., None] * rng.uniform(0.5, 1, 3)
+    if rng.random() < 0.4:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 4))
+    return np.asarray(cv2.resize(np.clip(image, 0, 1), (size, size), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def draw_lit(look: Look, scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A surface that has the light and dark of a scene [size, size, 3], float32 [size, size, 3] in 0..1.
+
+    So a thing looks that was made over in another material: its form is still there.
+    """
+    size = scene.shape[0]
+    surface = draw(Picture("", look), size, rng)
+    gray = cv2.cvtColor(np.asarray(scene, np.float32), cv2.COLOR_RGB2GRAY)
+    spread = gray - gray.mean()
+    light = 1 + spread * min(0.35 / max(float(np.abs(spread).max()), 1e-3), 1.2)
+    return np.asarray(np.clip(surface * light[..., None], 0, 1), np.float32)
 
 
 def draw_look(look: Look, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -189,7 +245,7 @@ def _sand(side: int, zoom: float, colours: list[Colour], rng: np.random.Generato
     u, _ = _grid(side, rng)
     ripple = np.sin((u + 7 * zoom * _noise(side, 35 * zoom, rng)) / (rng.uniform(4, 7) * zoom))
     grain = rng.standard_normal((side, side)).astype(np.float32)
-    return colours[0] * (1 + 0.07 * ripple * (rng.random() < 0.7) + 0.1 * grain)[..., None]
+    return colours[0] * (1 + 0.1 * ripple + 0.1 * grain)[..., None]
 
 
 def _water(side: int, zoom: float, colours: list[Colour], rng: np.random.Generator) -> np.ndarray:
@@ -222,10 +278,10 @@ def _silver(side: int, zoom: float, colours: list[Colour], rng: np.random.Genera
 
 def _fabric(side: int, zoom: float, colours: list[Colour], rng: np.random.Generator) -> np.ndarray:
     u, v = _grid(side, rng, rng.normal(0, 0.06))
-    pitch = rng.uniform(6, 9) * zoom
+    pitch = rng.uniform(10, 16) * zoom
     over = (np.floor(u / pitch) + np.floor(v / pitch)) % 2
     across, down = (np.sqrt(np.clip(1 - (2 * ((w / pitch) % 1.0) - 1) ** 2, 0, 1)) for w in (u, v))
-    tone = 0.55 + 0.5 * np.where(over > 0, across, down) + 0.06 * _noise(side, 1.6, rng)
+    tone = 0.5 + 0.55 * np.where(over > 0, across, down) + 0.06 * _noise(side, 1.6, rng)
     return colours[0] * np.clip(tone, 0.2, 1.3)[..., None] + 0.02
 
 

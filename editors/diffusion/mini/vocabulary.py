@@ -50,6 +50,13 @@ MATERIALS: dict[str, tuple[str, tuple[str, ...], bool]] = {
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
 PATTERNS = ("plain", *TWO_COLOURED, *MATERIALS)
+OTHER_PATTERNS = {
+    "stripes": ("striped", "stripes", "stripe"),
+    "dots": ("polka dots", "dotted", "spots"),
+    "checks": ("checkered", "checkerboard", "checked"),
+    "zigzag": ("zigzags", "chevron"),
+}
+"""Other ways to say the two-coloured ones."""
 _TEMPLATES = (
     "{}",
     "{}",
@@ -60,7 +67,28 @@ _TEMPLATES = (
     "made of {}",
     "covered in {}",
     "{} surface",
+    "a texture of {}",
+    "a close-up of {}",
+    "{} background",
 )
+_INSTRUCTIONS = (
+    "make it {}",
+    "turn it into {}",
+    "change it to {}",
+    "make it look like {}",
+    "cover it with {}",
+    "as {}",
+    "turn the {thing} into {}",
+    "make the {thing} {}",
+)
+"""Ways to ask for a look of what is there."""
+_OF_THINGS = ("a {} {thing}", "{} {thing}", "a {thing} made of {}", "the {thing} in {}")
+_THINGS = (
+    "swan", "bird", "car", "dog", "cat", "horse", "dancer", "man", "woman",
+    "person", "house", "tree", "shirt", "dress", "boat", "ball", "wall", "floor",
+)  # fmt: skip
+"""Things that are not drawn. Captions name them, or words that do not exist, so that the rest is still understood."""
+_UNDRAWN = 0.12
 
 
 @dataclass(frozen=True)
@@ -91,6 +119,9 @@ def random_picture(rng: np.random.Generator) -> Picture:
     """A surface (three in four) or an object on a plain or patterned ground, with a caption."""
     words, look = random_look(rng)
     if rng.random() < 0.75:
+        if rng.random() < _UNDRAWN:
+            template = str(rng.choice([*_INSTRUCTIONS, *_OF_THINGS]))
+            return Picture(template.format(words, thing=_thing(rng)), look)
         return Picture(str(rng.choice(_TEMPLATES)).format(words), look)
     shape = str(rng.choice(SHAPES))
     while True:
@@ -100,7 +131,21 @@ def random_picture(rng: np.random.Generator) -> Picture:
     words, look = random_look(rng, simple=True) if rng.random() < 0.5 and ground.pattern != "plain" else (words, look)
     if ground.colours[0] in look.colours:
         return random_picture(rng)
-    return Picture(f"a {words} {shape} on {behind}", look, shape, ground)
+    article = "" if rng.random() < 0.3 else "a "
+    where = str(rng.choice(["on {}", "on {}", "on a {} background", "over {}", "in front of {}"])).format(behind)
+    return Picture(f"{article}{words} {shape} {where}", look, shape, ground)
+
+
+def instruction(look: str, rng: np.random.Generator, thing: str = "") -> str:
+    """A way to ask for a look in words, of a thing that is drawn, or of all that is there."""
+    ways = [way for way in _INSTRUCTIONS if not thing or "{thing}" in way]
+    return str(rng.choice(ways)).format(look, thing=thing or _thing(rng))
+
+
+def _thing(rng: np.random.Generator) -> str:
+    if rng.random() < 0.5:
+        return str(rng.choice(_THINGS))
+    return "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), rng.integers(3, 9)))
 
 
 def random_look(rng: np.random.Generator, simple: bool = False) -> tuple[str, Look]:
@@ -119,8 +164,9 @@ def random_look(rng: np.random.Generator, simple: bool = False) -> tuple[str, Lo
         if rng.random() < 0.25:  # one colour is said: the other is white, or black where white would not show
             other = "black" if colour in ("white", "beige", "yellow") else "white"
             return f"{spoken} {pattern}", Look(pattern, (colour, other))
-        joined = f"{spoken} {pattern} on {said}" if rng.random() < 0.7 else f"{spoken} and {said} {pattern}"
-        return joined, Look(pattern, (colour, other))
+        called = str(rng.choice(OTHER_PATTERNS[pattern])) if rng.random() < 0.3 else pattern
+        ways = ("{0} {1} on {2}", "{0} {1} on a {2} background", "{0} and {2} {1}", "{1} in {0} and {2}")
+        return str(rng.choice(ways)).format(spoken, called, said), Look(pattern, (colour, other))
     material = str(rng.choice(list(MATERIALS)))
     usual, others, colourable = MATERIALS[material]
     if colourable and rng.random() < 0.5:
@@ -134,8 +180,12 @@ def _spoken(colour: str, rng: np.random.Generator) -> str:
 
 
 def words() -> set[str]:
-    """Every word that a caption may have."""
-    found = {*COLOURS, *OTHER_NAMES, *PATTERNS, *SHAPES, "a", "on", "and"}
+    """Every word that a caption may have and a picture shows."""
+    small = ("a", "the", "on", "in", "and", "of", "over", "front", "background")
+    found = {*COLOURS, *OTHER_NAMES, *PATTERNS, *SHAPES, *small}
     for _, others, _ in MATERIALS.values():
         found |= {word for phrase in others for word in phrase.split()}
-    return found | {word for template in _TEMPLATES for word in template.replace("{}", "").split()}
+    for phrases in OTHER_PATTERNS.values():
+        found |= {word for phrase in phrases for word in phrase.split()}
+    told = " ".join([*_TEMPLATES, *_INSTRUCTIONS, *_OF_THINGS]).replace("{thing}", "").replace("{}", "")
+    return found | set(told.split())

@@ -87,9 +87,9 @@ def test_unobserved_texels_are_filled_before_the_model_sees_them(fit: Fit) -> No
 
 
 def test_working_sizes_keep_the_aspect_and_suit_the_model() -> None:
-    assert working_size((500, 1000), 512) == (384, 704)
-    assert working_size((61, 47), 32) == (40, 32) or working_size((61, 47), 32) == (32, 24)
-    assert all(side % 64 == 0 for side in working_size((333, 777), 1024))
+    assert working_size((500, 1000), 512, 64) == (384, 704)
+    assert working_size((61, 47), 32, 8) == (40, 32) or working_size((61, 47), 32, 8) == (32, 24)
+    assert all(side % 64 == 0 for side in working_size((333, 777), 1024, 64))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_folder_that_is_no_model_and_one_of_another_kind(fit: Fit, tmp_path: P
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no diffusers model"):
         canon.edit(fit, "restyle", model=str(tmp_path / "empty"), **FAST)
-    told = tiny_models.stable_diffusion(tmp_path / "told", instructed=True)
+    told = tiny_models.instruct_pix2pix(tmp_path / "told")
     with pytest.raises(InputError, match="follows instructions"):
         canon.edit(fit, "restyle", model=str(told), **FAST)
 

@@ -1,0 +1,125 @@
+"""What ControlNets are shown of a picture, and objects found in it: plain stand-ins, or transformers models."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from canon.editors.diffusion.models import import_diffusers
+from canon.errors import InputError
+from canon.storage import to_uint8
+
+_CANNY = (100, 200)
+_EDGE_SCALES = (1.0, 2.0, 4.0)
+
+
+def annotate(picture: np.ndarray, kind: str, model: str, device: torch.device) -> np.ndarray:
+    """What a ControlNet of a kind is shown.
+
+    Args:
+        picture: float32 [h, w, 3] in 0..1.
+        kind: canny, soft-edge, depth, or none for the picture itself.
+        model: hub id or folder of a transformers model for depth; "" = a stand-in without weights.
+
+    Returns:
+        float32 [h, w, 3] in 0..1.
+
+    Raises:
+        InputError: the model cannot be loaded, or there is none of this kind.
+    """
+    if kind == "none":
+        return picture
+    if model and kind != "depth":
+        raise InputError(f"Edges of the kind '{kind}' are found without a model; leave --annotator out.")
+    if kind == "canny":
+        found = canny(picture)
+    elif kind == "soft-edge":
+        found = soft_edges(picture)
+    else:
+        found = learned_depth(picture, model, device) if model else guessed_depth(picture)
+    return np.repeat(found[..., None], 3, axis=2)
+
+
+def canny(picture: np.ndarray, low: float = _CANNY[0], high: float = _CANNY[1]) -> np.ndarray:
+    """Edges of one pixel (Canny, 1986), float32 [h, w], 0 or 1."""
+    found = cv2.Canny(cv2.cvtColor(to_uint8(picture), cv2.COLOR_RGB2GRAY), low, high)
+    return (found > 0).astype(np.float32)
+
+
+def soft_edges(picture: np.ndarray) -> np.ndarray:
+    """Strength of edges over several scales, float32 [h, w] in 0..1: a stand-in for HED that needs no weights."""
+    gray = cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2GRAY)
+    total = np.zeros_like(gray)
+    for scale in _EDGE_SCALES:
+        smooth = cv2.GaussianBlur(gray, (0, 0), scale)
+        across, down = (cv2.Scharr(smooth, cv2.CV_32F, *way) for way in ((1, 0), (0, 1)))
+        total = total + np.hypot(across, down) * scale
+    return np.asarray(np.tanh(total / max(2.5 * float(total.mean()), 1e-6) / 2), np.float32)
+
+
+def guessed_depth(picture: np.ndarray) -> np.ndarray:
+    """Nearness without a model, float32 [h, w] in 0..1: what is lower, and in sharper focus, counts as nearer.
+
+    A stand-in that keeps a picture's large parts apart; it measures nothing.
+    """
+    gray = cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2GRAY)
+    reach = max(min(gray.shape) / 16, 1.0)
+    sharp = cv2.GaussianBlur(np.abs(gray - cv2.GaussianBlur(gray, (0, 0), 2)), (0, 0), reach)
+    tone = cv2.bilateralFilter(cv2.GaussianBlur(gray, (0, 0), 1), 0, 0.15, reach)
+    low = np.linspace(0, 1, gray.shape[0], dtype=np.float32)[:, None]
+    found = 0.5 * low + 0.3 * sharp / max(float(sharp.max()), 1e-6) + 0.2 * tone
+    return np.asarray((found - found.min()) / max(float(np.ptp(found)), 1e-6), np.float32)
+
+
+@torch.no_grad()
+def learned_depth(picture: np.ndarray, model: str, device: torch.device) -> np.ndarray:
+    """Nearness by MiDaS (DPT), Depth Anything or another depth estimator of transformers, float32 [h, w] in 0..1."""
+    processor, network = _loaded(model, "AutoModelForDepthEstimation", device)
+    given = processor(images=Image.fromarray(to_uint8(picture)), return_tensors="pt").to(device)
+    found = network(**given).predicted_depth.float()
+    full = torch.nn.functional.interpolate(found[:, None], picture.shape[:2], mode="bicubic")[0, 0].cpu().numpy()
+    return np.asarray(((full - full.min()) / max(float(np.ptp(full)), 1e-6)).clip(0, 1), np.float32)
+
+
+@torch.no_grad()
+def segment(picture: np.ndarray, label: str, model: str, device: torch.device) -> np.ndarray:
+    """Where a picture shows something, by Mask2Former or another universal segmenter of transformers, bool [h, w].
+
+    Raises:
+        InputError: the model cannot be loaded, does not know the label, or finds nothing of it.
+    """
+    processor, network = _loaded(model, "AutoModelForUniversalSegmentation", device)
+    known = {str(name).lower(): int(number) for number, name in network.config.id2label.items()}
+    if label.lower() not in known:
+        some = ", ".join(sorted(known)[:8])
+        raise InputError(f"'{model}' knows nothing called '{label}'; it knows {some} and so on.")
+    given = processor(images=Image.fromarray(to_uint8(picture)), return_tensors="pt").to(device)
+    size = [picture.shape[:2]]
+    found = processor.post_process_panoptic_segmentation(network(**given), target_sizes=size)[0]
+    numbers = [part["id"] for part in found["segments_info"] if part["label_id"] == known[label.lower()]]
+    area = np.isin(found["segmentation"].cpu().numpy(), numbers) if numbers else np.zeros(picture.shape[:2], bool)
+    if not area.any():
+        raise InputError(f"'{model}' finds no '{label}' in the canvas; draw a mask instead.")
+    return area
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: str, kind: str, device: torch.device) -> tuple[Any, Any]:
+    import_diffusers()
+    import transformers
+
+    offline = Path(model).is_dir() or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(model, local_files_only=offline)
+        network = getattr(transformers, kind).from_pretrained(model, local_files_only=offline, use_safetensors=True)
+    except (OSError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"The annotator '{model}' cannot be loaded: {first}.") from error
+    return processor, network.to(device).eval()

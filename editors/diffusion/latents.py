@@ -1,0 +1,333 @@
+"""Diffusion in the latent space of a UNet model (Stable Diffusion 1.5, 2.1, XL, InstructPix2Pix, inpainting ones).
+
+What diffusers' pipelines do in one call is taken apart here, so that one loop serves every editor: noise levels may
+begin anywhere, latents are blended with those of the source at every step, large pictures are denoised in overlapping
+windows, and deterministic sampling runs backwards. Parts are diffusers' own: networks, schedulers, prompt encoding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from canon.editors.diffusion.windows import Window, blended, windows
+from canon.errors import InputError
+from canon.storage import read_image, to_float, to_uint8
+
+_OVERLAP = 0.25
+"""Share of a window that its neighbours see, too."""
+_LARGEST_PICTURE = 768
+"""Pixels along a side up to which a picture is encoded and decoded at once; beyond, in tiles."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a ControlNet holds fast.
+
+    Attributes:
+        network: a diffusers ControlNetModel.
+        image: [1, 3, h, w] in 0..1, at the size of the picture.
+        scale: how strongly.
+    """
+
+    network: Any
+    image: Tensor
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What steers a denoising.
+
+    Attributes:
+        context: [B, n, d] embeddings of the texts; B = 2 (negative, wanted), 1 without guidance.
+        guidance: of the text.
+        added: what an XL model and an IP-Adapter are told besides.
+        controls: ControlNets.
+        beside: [1, c, h, w] channels that the UNet wants to see besides the latents.
+        image_guidance: of the picture, for a model that follows instructions; None for others.
+    """
+
+    context: Tensor
+    guidance: float
+    added: dict[str, Any] = field(default_factory=dict)
+    controls: Sequence[Control] = ()
+    beside: Tensor | None = None
+    image_guidance: float | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What stays while the rest is denoised: blended latent diffusion (Avrahami et al., SIGGRAPH 2023).
+
+    Attributes:
+        wanted: [1, 1, h, w] in 0..1, how much of each latent is new.
+        at: noise level (timestep, or None at the end) -> the source's latents at that level.
+    """
+
+    wanted: Tensor
+    at: Callable[[Tensor | None], Tensor]
+
+
+class LatentModel:
+    """A UNet model's networks, and how they are asked."""
+
+    def __init__(self, pipeline: Any, native: int) -> None:
+        """Take the networks of a loaded pipeline.
+
+        Args:
+            native: pixels along a side of what it is made for; larger pictures are denoised in windows of that size.
+        """
+        self.pipeline, self.native = pipeline, native
+        self.unet, self.vae, self.scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
+        self.factor = int(pipeline.vae_scale_factor)
+        self.xl = getattr(pipeline, "text_encoder_2", None) is not None
+        self.channels = int(self.vae.config.latent_channels)
+        self.beside = int(self.unet.config.in_channels) - self.channels
+        """Channels that the UNet sees besides the latents: 0, 5 for inpainting, 4 for instructions."""
+        if hasattr(self.vae, "enable_tiling") and hasattr(self.vae, "tile_sample_min_size"):
+            self.vae.tile_sample_min_size = max(_LARGEST_PICTURE, native)
+            self.vae.tile_latent_min_size = self.vae.tile_sample_min_size // self.factor
+            self.vae.enable_tiling()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs belong."""
+        return torch.device(self.pipeline._execution_device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet."""
+        return self.unet.dtype  # type: ignore[no-any-return]
+
+    def guide(self, prompt: str, negative: str, guidance: float, size: tuple[int, int]) -> Guide:
+        """What a text asks for, in a picture of ``size`` (height, width)."""
+        wants = guidance > 1
+        options = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": wants}
+        if not hasattr(self.pipeline, "encode_prompt"):  # InstructPix2Pix: wanted, negative, negative
+            found = self.pipeline._encode_prompt(prompt, negative_prompt=negative or None, **options)
+            return Guide(found[[1, 0]] if wants else found, guidance)
+        found = self.pipeline.encode_prompt(prompt=prompt, negative_prompt=negative or None, **options)
+        if not self.xl:
+            texts, against = found
+            return Guide(torch.cat([against, texts]) if wants else texts, guidance)
+        texts, against, pooled, pooled_against = found
+        ids = torch.tensor([[*size, 0, 0, *size]], dtype=texts.dtype, device=self.device)
+        if wants:
+            texts, pooled, ids = torch.cat([against, texts]), torch.cat([pooled_against, pooled]), ids.repeat(2, 1)
+        return Guide(texts, guidance, {"text_embeds": pooled, "time_ids": ids})
+
+    def follow(self, picture: Tensor, guide: Guide, image_guidance: float) -> Guide:
+        """The guide of a model that follows instructions about a picture (InstructPix2Pix, Brooks et al., 2023)."""
+        return replace(guide, beside=self.encode(picture, scaled=False), image_guidance=image_guidance)
+
+    def exemplar(self, path: str, scale: float, guide: Guide) -> dict[str, Any]:
+        """What the IP-Adapter (Ye et al., 2023) says of a picture; nothing without a path.
+
+        Raises:
+            InputError: the picture cannot be read.
+        """
+        if not path:
+            return {}
+        image = Image.fromarray(to_uint8(to_float(read_image(Path(path)))[..., :3]))
+        self.pipeline.set_ip_adapter_scale(scale)
+        wants = guide.context.shape[0] > 1
+        found = self.pipeline.prepare_ip_adapter_image_embeds(image, None, self.device, 1, wants)
+        return {"image_embeds": found}
+
+    # --- pictures ---
+
+    @torch.no_grad()
+    def encode(self, picture: Tensor, scaled: bool = True) -> Tensor:
+        """Latents [1, c, h / f, w / f] of a picture [1, 3, h, w] in 0..1: the mode of their distribution."""
+        found = self.vae.encode((picture * 2 - 1).to(self.device, self._vae_dtype())).latent_dist.mode()
+        return (found * self.vae.config.scaling_factor if scaled else found).to(self.dtype)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The picture [1, 3, h, w] in 0..1."""
+        found = self.vae.decode((latents / self.vae.config.scaling_factor).to(self._vae_dtype())).sample
+        return (found.float().nan_to_num() / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
+
+    def _vae_dtype(self) -> torch.dtype:
+        if self.vae.dtype == torch.float16 and getattr(self.vae.config, "force_upcast", False):
+            self.vae.to(torch.float32)
+        return self.vae.dtype  # type: ignore[no-any-return]
+
+    # --- noise ---
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, t: Tensor, guide: Guide) -> Tensor:
+        """What the network says of latents [1, c, h, w] at a noise level, guided; large ones in windows.
+
+        Where windows overlap they are averaged at every step, so that they agree (MultiDiffusion; Bar-Tal et al. 2023).
+        """
+        side = max(self.native // self.factor, 8)
+        places = windows((latents.shape[-2], latents.shape[-1]), side, _OVERLAP, multiple=8)
+        if len(places) == 1:
+            return self._predict(latents, t, guide, places[0])
+        parts = ((place, self._predict(latents, t, guide, place)) for place in places)
+        return blended(parts, latents)
+
+    def _predict(self, latents: Tensor, t: Tensor, guide: Guide, place: Window) -> Tensor:
+        count = guide.context.shape[0]
+        context, added = guide.context, guide.added
+        own = self.scheduler.scale_model_input(latents[place.index], t)
+        if guide.image_guidance is not None and count == 2:
+            against, wanted = context.chunk(2)
+            context, count = torch.cat([wanted, against, against]), 3
+            order = [1, 0, 0]
+            added = {
+                k: [v[order] for v in value] if isinstance(value, list) else value[order] for k, value in added.items()
+            }
+        seen = own.repeat(count, 1, 1, 1)
+        extra: dict[str, Any] = {"added_cond_kwargs": added} if added else {}
+        for control in guide.controls:
+            down, middle = control.network(
+                seen,
+                t,
+                encoder_hidden_states=context,
+                controlnet_cond=place.scaled(self.factor).cut(control.image).to(own).repeat(count, 1, 1, 1),
+                conditioning_scale=control.scale,
+                return_dict=False,
+                **extra,
+            )
+            if "mid_block_additional_residual" in extra:
+                down = [a + b for a, b in zip(down, extra["down_block_additional_residuals"], strict=True)]
+                middle = middle + extra["mid_block_additional_residual"]
+            extra |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        if guide.beside is not None:
+            beside = place.cut(guide.beside)
+            nothing = torch.zeros_like(beside)
+            several = [beside, beside, nothing] if guide.image_guidance is not None and count == 3 else [beside] * count
+            seen = torch.cat([seen, torch.cat(several)], dim=1)
+        found = self.unet(seen, t, encoder_hidden_states=context, return_dict=False, **extra)[0]
+        if count == 1:
+            return found  # type: ignore[no-any-return]
+        if count == 3:
+            text, image, neither = found.chunk(3)
+            assert guide.image_guidance is not None
+            return neither + guide.guidance * (text - image) + guide.image_guidance * (image - neither)  # type: ignore[no-any-return]
+        against, wanted = found.chunk(2)
+        return against + guide.guidance * (wanted - against)  # type: ignore[no-any-return]
+
+    def levels(self, steps: int, strength: float = 1.0) -> Tensor:
+        """The timesteps of a run of ``steps`` at ``strength``, from noisy to clean; the scheduler is set to them."""
+        self.scheduler.set_timesteps(steps, device=self.device)
+        order = int(getattr(self.scheduler, "order", 1))
+        begin = max(steps - min(int(steps * strength), steps), 0) * order
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(begin)
+        return self.scheduler.timesteps[begin:]  # type: ignore[no-any-return]
+
+    def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Latents at noise level ``t``."""
+        return self.scheduler.add_noise(latents, noise, t[None] if t.ndim == 0 else t)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def denoise(
+        self, latents: Tensor, levels: Tensor, guide: Guide, generator: torch.Generator, keep: Keep | None = None
+    ) -> Tensor:
+        """Latents at the first of ``levels`` -> clean ones.
+
+        Args:
+            levels: as :meth:`levels` gave them; nothing else may have used the scheduler since.
+            generator: of the noise that a stochastic scheduler adds.
+        """
+        options = _accepted(self.scheduler.step, {"generator": generator, "eta": 0.0})
+        for k, t in enumerate(levels):
+            found = self.predict(latents, t, guide)
+            latents = self.scheduler.step(found, t, latents, return_dict=False, **options)[0].to(self.dtype)
+            if keep is not None:
+                below = levels[k + 1] if k + 1 < len(levels) else None
+                latents = keep.wanted * latents + (1 - keep.wanted) * keep.at(below)
+        return latents
+
+    @torch.no_grad()
+    def invert(self, latents: Tensor, guide: Guide, steps: int, ratio: float) -> tuple[Tensor, dict[int, Tensor]]:
+        """Noise that deterministic sampling turns into these latents: DDIM inversion (Song et al., ICLR 2021).
+
+        Args:
+            guide: with the guidance that the way back has; 1 is the stable choice.
+            ratio: how far, 0..1 of all noise levels.
+
+        Returns:
+            levels: the timesteps of the way back, from noisy to clean.
+            trajectory: timestep -> latents at that noise level.
+
+        Raises:
+            InputError: the scheduler has no cumulative alphas, such as one of flow matching.
+        """
+        if not hasattr(self.scheduler, "alphas_cumprod"):
+            raise InputError(f"A {type(self.scheduler).__name__} cannot be inverted; use --scheduler DDIMScheduler.")
+        levels = self.levels(steps, ratio)
+        alphas = self.scheduler.alphas_cumprod.to(self.device)
+        # At the very last level of a zero-SNR schedule nothing is left of the picture to come back to.
+        levels = levels[alphas[levels.long()] > 1e-4]
+        trajectory: dict[int, Tensor] = {}
+        before = self.scheduler.final_alpha_cumprod.to(self.device)
+        ways = [int(t) for t in levels.flip(0)]
+        for k, t in enumerate(ways):
+            a = alphas[t]
+            asked = torch.tensor(ways[k - 1] if k else 0, device=self.device)
+            clean, noise = self.split(self.predict(latents, asked, guide), latents, before)
+            latents = (a.sqrt() * clean + (1 - a).sqrt() * noise).to(self.dtype)
+            trajectory[t], before = latents, a
+        return levels, trajectory
+
+    def split(self, found: Tensor, latents: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """(clean latents, noise) of what the network said at a level of cumulative ``alpha``."""
+        kind = self.scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return alpha.sqrt() * latents - (1 - alpha).sqrt() * found, alpha.sqrt() * found + (
+                1 - alpha
+            ).sqrt() * latents
+        if kind == "epsilon":
+            return (latents - (1 - alpha).sqrt() * found) / alpha.sqrt(), found
+        return found, (latents - alpha.sqrt() * found) / (1 - alpha).sqrt().clamp_min(1e-4)
+
+
+def _ordered(value: Any, order: list[int]) -> Any:
+    return [one[order] for one in value] if isinstance(value, list) else value[order]
+
+
+def _accepted(call: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(call).parameters
+    return {key: value for key, value in options.items() if key in known}
+
+
+def random_latents(model: LatentModel, size: tuple[int, int], seed: int) -> tuple[Tensor, torch.Generator]:
+    """Standard normal latents for a picture of ``size`` (height, width), and the generator that they came from.
+
+    Drawn on the CPU, so that a seed means the same noise everywhere.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    shape = (1, model.channels, size[0] // model.factor, size[1] // model.factor)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+    return noise.to(model.device, model.dtype), generator
+
+
+def latent_mask(area: np.ndarray, factor: int, device: torch.device) -> Tensor:
+    """How much is wanted of each latent [1, 1, h / f, w / f]: the most of the pixels [h, w] that it covers."""
+    found = torch.from_numpy(np.ascontiguousarray(area, np.float32))[None, None]
+    return F.max_pool2d(found, factor).to(device)
+
+
+def to_tensor(picture: np.ndarray) -> Tensor:
+    """uint8 or float [h, w, 3] -> float32 [1, 3, h, w] in 0..1."""
+    scale = 255.0 if picture.dtype == np.uint8 else 1.0
+    return torch.from_numpy(np.ascontiguousarray(picture.astype(np.float32) / scale)).permute(2, 0, 1)[None]
+
+
+def to_picture(tensor: Tensor) -> np.ndarray:
+    """[1, 3, h, w] in 0..1 -> float32 [h, w, 3]."""
+    return tensor[0].permute(1, 2, 0).float().cpu().numpy()

@@ -1,0 +1,85 @@
+"""What the VidEdit editor does: finding the regions that are named, and repainting each by its own prompt."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from canon.boxes import box_size
+from canon.carrying import read_mask
+from canon.editors.diffusion.annotators import segment
+from canon.editors.diffusion.canvases import Region, cropped, painted, regions, repainted
+from canon.editors.diffusion.painters import VidEditPainter
+from canon.editors.diffusion.running import as_edit, memory_told
+from canon.editors.diffusion.videdit import VidEditConfig
+from canon.edits import Edit, resize_to
+from canon.errors import InputError
+from canon.fits import Fit
+
+_BOX = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*")
+
+
+def videdit(fit: Fit, config: VidEditConfig) -> Edit:
+    """See :class:`canon.editors.diffusion.videdit.VidEdit`."""
+    name = fit.layer(config.layer or fit.layers[0]).name
+    found = regions(fit, name, config.segment, config.mask, config.feather)
+    named = [text.rpartition("=")[::2] for text in config.regions]
+    painter = VidEditPainter(config)
+    files = [area for area, _ in named if Path(area).is_file()]
+
+    def made(region: Region) -> np.ndarray:
+        if not named:
+            return painted(region.image, region.area, painter)
+        image, covered = region.image, np.zeros(region.area.shape, np.float32)
+        for area, prompt in named:
+            own = _area(fit, name, region, area, painter) * region.area
+            part = cropped(own)
+            if part is None:
+                raise InputError(f"The region '{area}' selects nothing of the layer '{name}'.")
+            painter.config = replace(config, prompt=prompt)
+            new = painted(image[part], own[part], painter)
+            image = image.copy()
+            image[part] += own[part][..., None] * (new - image[part])
+            covered = np.maximum(covered, own)
+        return np.dstack([image, covered])
+
+    with memory_told():
+        paint = repainted(fit, name, found, made)
+    return as_edit(fit, name, paint, config, "videdit", files)
+
+
+def _area(fit: Fit, layer: str, region: Region, area: str, painter: VidEditPainter) -> np.ndarray:
+    """How much of a region's texels belongs to a named area, float32 [h, w] in 0..1."""
+    whole = fit.segment_box(layer, region.segment)
+    size = box_size(whole)
+    numbers = _BOX.fullmatch(area)
+    feather = painter.config.feather
+    found: np.ndarray
+    if numbers:
+        x, y, width, height = (int(value) for value in numbers.groups())
+        found = np.zeros(size, np.float32)
+        found[y : y + height, x : x + width] = 1
+    elif Path(area).is_file():
+        found = resize_to(read_mask(area, fit, layer, region.segment).astype(np.float32), size)
+    elif painter.config.segmenter:
+        shown = segment(
+            fit.canonical(layer, region.segment).rgba[..., :3],
+            area,
+            painter.config.segmenter,
+            torch.device(painter.model.pipeline.device),
+        )
+        found = shown.astype(np.float32)
+    else:
+        raise InputError(f"There is no mask '{area}'; to look for it by its name, give --segmenter.")
+    if feather:
+        found = cv2.GaussianBlur(found, (0, 0), feather / 2)
+    rows, columns = (
+        slice(part.start - origin.start, part.stop - origin.start)
+        for part, origin in zip(region.box, whole, strict=True)
+    )
+    return np.asarray(found[rows, columns])
