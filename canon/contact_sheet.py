@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from canon.edits import Edit, Over, resize_to
 from canon.fits import Fit
+from canon.rendering import render
 from canon.sources import resize
 from canon.storage import to_uint8
 
@@ -103,6 +105,30 @@ def _on_checkerboard(rgba: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     y, x = np.mgrid[: size[0], : size[1]]
     board = np.where((x // 8 + y // 8) % 2, np.float32(0.30), np.float32(0.36))[..., None]
     return to_uint8(small[..., :3] + board * (1 - small[..., 3:]))
+
+
+def edits_sheet(fit: Fit, edits: Mapping[str, Edit], count: int = 4) -> np.ndarray:
+    """Edits below each other, ``count`` frames of each, and their canvases, uint8 [H, W, 3]."""
+    times = np.unique(np.linspace(0, len(fit) - 1, count).round().astype(int)).tolist()
+    what = f"{len(fit)} frames of {fit.size[1]}x{fit.size[0]}"
+    sheet = Sheet("variants", what, [f"frame {t}" for t in times])
+    sheet.rows.append(("source", [np.asarray(fit.clip.frames[t]) for t in times]))
+    for name, edit in edits.items():
+        video = render(fit, edit)
+        sheet.rows.append((name[-14:], [video[t] for t in times]))
+        for layer in edit.layers:
+            sheet.canvases.append((f"{name} {layer}", _painted_canvas(fit, edit, layer)))
+    return sheet.draw()
+
+
+def _painted_canvas(fit: Fit, edit: Edit, layer: str) -> np.ndarray:
+    """A layer's whole canvas with what was painted on it, float32 [Hc, Wc, 4] in 0..1."""
+    rgba = fit.canvas(layer).rgba.copy()
+    for operation in edit.operations(layer):
+        if isinstance(operation, Over):
+            paint = resize_to(operation.rgba, (rgba.shape[0], rgba.shape[1]))
+            rgba[..., :3] += paint[..., 3:] * (np.clip(paint[..., :3], 0, 1) - rgba[..., :3])
+    return rgba
 
 
 def mask_overview(fit: Fit, count: int = 12, width: int = 320) -> np.ndarray:

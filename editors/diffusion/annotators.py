@@ -85,7 +85,7 @@ def learned_depth(picture: np.ndarray, model: str, device: torch.device) -> np.n
     given = processor(images=Image.fromarray(to_uint8(picture)), return_tensors="pt").to(device)
     found = network(**given).predicted_depth.float()
     full = torch.nn.functional.interpolate(found[:, None], picture.shape[:2], mode="bicubic")[0, 0].cpu().numpy()
-    return np.asarray(((full - full.min()) / max(float(np.ptp(full)), 1e-6)).clip(0, 1), np.float32)
+    return np.asarray(((full - full.min()) / max(float(np.ptp(full)), 1e-12)).clip(0, 1), np.float32)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from canon.editors.diffusion.latents import LatentModel
-from canon.editors.diffusion.mini.heads import has_instructions, instructed_pipeline
+from canon.editors.diffusion.mini.heads import has_instructions, instructed_pipeline, mini_weights
 from canon.editors.diffusion.options import MINI, DiffusionConfig
 from canon.errors import InputError
 
@@ -172,7 +172,7 @@ def mini_folder() -> Path:
     Raises:
         InputError: this installation lacks it.
     """
-    folder = Path(__file__).parent / "mini" / "weights"
+    folder = mini_weights()
     if not (folder / "model_index.json").exists():
         raise InputError("This installation lacks the weights of canon-mini; name another model with --model.")
     return folder

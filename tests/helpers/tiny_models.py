@@ -261,3 +261,88 @@ def flux_fill(folder: Path) -> Path:
 
     FluxFillPipeline(**_flux_parts(16 + 16 + 4 * 2 * 2)).save_pretrained(folder)
     return folder
+
+
+def depth_estimator(folder: Path) -> Path:
+    """MiDaS as transformers has it (DPT)."""
+    from transformers import DPTConfig, DPTForDepthEstimation
+
+    torch.manual_seed(0)
+    config = DPTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 16, 16],
+        fusion_hidden_size=16,
+        reassemble_factors=[4, 2, 1, 0.5],
+        is_hybrid=False,
+    )
+    DPTForDepthEstimation(config).save_pretrained(folder)
+    prepared = {"image_processor_type": "DPTImageProcessor", "size": {"height": 32, "width": 32}, **_PREPARED}
+    (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
+    return folder
+
+
+def segmenter(folder: Path) -> Path:
+    """Mask2Former that calls all that it finds a swan."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+    torch.manual_seed(0)
+    backbone = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    config = Mask2FormerConfig(
+        backbone_config=backbone,
+        id2label={0: "swan", 1: "water"},
+        hidden_dim=32,
+        feature_size=32,
+        mask_feature_size=32,
+        encoder_layers=1,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        decoder_layers=2,
+        num_attention_heads=2,
+        num_queries=4,
+    )
+    network = Mask2FormerForUniversalSegmentation(config)
+    with torch.no_grad():
+        network.class_predictor.bias[0] = 20.0
+    network.save_pretrained(folder)
+    prepared = {"image_processor_type": "Mask2FormerImageProcessor", "size": {"height": 64, "width": 64}, **_PREPARED}
+    (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
+    return folder
+
+
+_PREPARED = {
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    **dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True),
+}
+
+
+def ip_adapter(folder: Path) -> Path:
+    """An IP-Adapter for :func:`stable_diffusion`, with its image encoder beside it; the file itself is given back."""
+    from safetensors.torch import save_file
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = CLIPVisionConfig(**small, image_size=224, patch_size=56, projection_dim=24)
+    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
+    weights = {
+        "image_proj.proj.weight": torch.randn(4 * 32, 24),
+        "image_proj.proj.bias": torch.zeros(4 * 32),
+        "image_proj.norm.weight": torch.ones(32),
+        "image_proj.norm.bias": torch.zeros(32),
+    }
+    across = [name for name in _unet().attn_processors if "attn2" in name]
+    for k, name in enumerate(across):
+        width = 32 if "mid_block" in name or "1.attentions" in name or "up_blocks.0" in name else 16
+        for part in ("to_k_ip", "to_v_ip"):
+            weights[f"ip_adapter.{2 * k + 1}.{part}.weight"] = torch.randn(width, 32)
+    save_file(weights, folder / "ip-adapter.safetensors")
+    return folder / "ip-adapter.safetensors"

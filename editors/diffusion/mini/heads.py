@@ -1,4 +1,4 @@
-"""What is learned on top of canon-mini's base: the UNet that follows instructions, kept as a LoRA and a first layer."""
+"""Where canon-mini is, and its UNet that follows instructions, which is kept as a LoRA and a first layer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from safetensors.torch import load_file, save_file
 _RANK = 12
 _ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "proj_in", "proj_out")
 _FILE = "lora_and_conv_in.safetensors"
+
+
+def mini_weights() -> Path:
+    """Where the package keeps canon-mini."""
+    return Path(__file__).parent / "weights"
 
 
 def has_instructions(folder: Path) -> bool:

@@ -1,6 +1,8 @@
 """Training of canon-mini from scratch, in stages that can be stopped and go on: ``python -m`` this module ``--help``.
 
-The result is an ordinary Stable Diffusion folder. Pictures are drawn as they are needed; nothing is downloaded.
+The result is an ordinary Stable Diffusion folder. Pictures are drawn as they are needed; nothing is downloaded. The
+stages are ``vae``, ``base``, ``controlnet`` and ``instruct``, in this order; ``pack`` then writes all of it, in half
+precision, where the package keeps its model. To improve what the package has, begin with a copy of that folder.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from canon.editors.diffusion.annotators import canny
-from canon.editors.diffusion.mini.heads import instructed_unet, load_part, save_instructed
+from canon.editors.diffusion.mini.heads import (
+    has_instructions,
+    instructed_unet,
+    load_part,
+    mini_weights,
+    save_instructed,
+)
 from canon.editors.diffusion.mini.pictures import draw, draw_leaves, draw_lit, draw_made_over
 from canon.editors.diffusion.mini.vocabulary import Picture, instruction, random_look, random_picture, words
 from canon.runtime import cores, map_frames, tune_allocator
@@ -40,12 +48,13 @@ _DECAY = 0.999
 _CHUNK = 1024
 """Pictures drawn and encoded at a time."""
 _STATE = "training"
+_PACK = "pack"
 
 
 def main() -> None:
     """Train a stage for some minutes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=tuple(_STAGES))
+    parser.add_argument("stage", choices=(*_STAGES, _PACK))
     parser.add_argument("--out", type=Path, required=True, help="folder of the model; one that is there is improved")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch", type=int, default=32)
@@ -54,7 +63,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=_fast_bfloat16())
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--into", type=Path, default=mini_weights(), help="where pack writes to")
     options = parser.parse_args()
+    if options.stage == _PACK:
+        pack(options.out, options.into)
+        return
     torch.set_num_threads(cores())
     tune_allocator()
     _STAGES[options.stage](options).run()
@@ -436,6 +449,21 @@ class InstructStage(HeadStage):
 
 
 _STAGES: dict[str, type[Stage]] = {stage.name: stage for stage in (VaeStage, BaseStage, ControlStage, InstructStage)}
+
+
+def pack(folder: Path, into: Path) -> None:
+    """Write a model, and what was learned on top of it, in half precision."""
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float16, local_files_only=True)
+    pipeline.save_pretrained(into)
+    if (folder / "controlnet").exists():
+        load_part("ControlNetModel", folder / "controlnet", torch.float16).save_pretrained(into / "controlnet")
+    if has_instructions(folder):
+        unet = instructed_unet(load_part("UNet2DConditionModel", folder / "unet"), folder / "instruct", trained=True)
+        save_instructed(unet, into / "instruct", torch.float16)
+    for file in into.rglob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def each(make: Callable[[np.random.Generator], Any], count: int, rng: np.random.Generator) -> list[Any]:

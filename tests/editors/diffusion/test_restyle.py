@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+import torch
 from contracts import EditorContract, fit  # noqa: F401
 from truth import small_scene, split_in_two, true_fit
 
@@ -133,6 +134,70 @@ def test_a_mask_that_selects_nothing(fit: Fit, model: Path, tmp_path: Path) -> N
     write_image(tmp_path / "black.png", np.zeros((height, width), np.uint8))
     with pytest.raises(InputError, match="selects nothing"):
         canon.edit(fit, "restyle", layer="background", model=str(model), mask=str(tmp_path / "black.png"), **FAST)
+
+
+def test_an_exemplar_steers_through_an_ip_adapter(fit: Fit, model: Path, tmp_path: Path) -> None:  # noqa: F811
+    adapter = str(tiny_models.ip_adapter(tmp_path / "adapter"))
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png", (rng.random((50, 40, 3)) * 255).astype(np.uint8))
+
+    def made(name: str, scale: float) -> Any:
+        more = {"exemplar": str(tmp_path / f"{name}.png"), "exemplar_scale": scale, "ip_adapter": adapter}
+        return canon.edit(fit, "restyle", layer="foreground", model=str(model), **FAST, **more).steps[0]
+
+    steps = [made("a", 0.9), made("a", 0.9), made("b", 0.9), made("a", 0.0)]
+    steps += canon.edit(fit, "restyle", layer="foreground", model=str(model), **FAST).steps
+    a, again, b, off, none = (step.operation.rgba for step in steps)
+    assert np.array_equal(a, again) and not np.array_equal(a, b) and not np.array_equal(a, none)
+    assert np.allclose(off, none, atol=2e-3) and len(steps[0].provenance.files) == 1
+
+
+def test_memory_that_does_not_suffice_is_told(fit: Fit, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from canon.editors.diffusion.latents import LatentModel
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(LatentModel, "predict", full)
+    with pytest.raises(InputError, match=r"lower --size.*--offload"):
+        canon.edit(fit, "restyle", layer="foreground", model=str(model), **FAST)
+
+
+def test_several_layers_and_variants_from_the_command_line(
+    fit: Fit,  # noqa: F811
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    project = Project.create(tmp_path / "project")
+    project.adopt(fit.clip)
+    fit.save(project.fit_folder("atlas"))
+    own = ["--model", str(model), "--steps", "2"]
+    common = ["edit", str(project.folder), "--editor", "restyle", "--name", "both", "--variants", "2"]
+    first, second = (
+        ["--layer", layer, "--prompt", word] for layer, word in (("foreground", "gold"), ("background", "snow"))
+    )
+    assert main([*common, *own, *first, "--and", *second, *own]) == 0
+    assert project.edits == ["both-1", "both-2"]
+    edits = [project.edit(name) for name in project.edits]
+    assert edits[0].layers == ["foreground", "background"]
+    told = [[step.provenance.options for step in edit.steps] for edit in edits]
+    assert [options["prompt"] for options in told[0]] == ["gold", "snow"]
+    assert [options["seed"] for options in (*told[0], *told[1])] == [0, 0, 1, 1]
+    assert (project.folder / "renders" / "both.png").is_file() and "to choose from" in capsys.readouterr().out
+    assert main([*common[:-1], "99", *own, *first]) == BAD_INPUT
+    assert "1 to 24" in capsys.readouterr().err
+    grade = ["edit", str(project.folder), "--editor", "grade", "--name", "g", "--variants", "2", "--exposure", "1"]
+    assert main(grade) == BAD_INPUT
+    assert "nothing to chance" in capsys.readouterr().err
+
+
+def test_the_baseline_is_measured_beside_the_edit(fit: Fit, model: Path) -> None:  # noqa: F811
+    edit = canon.edit(fit, "restyle", layer="foreground", model=str(model), **FAST)
+    found = canon.evaluate(fit, edit, framewise=True, colour="gold")
+    assert found["changed_outside"] == 0
+    assert float(found["framewise_warp_error_inside"]) > 0 and float(found["framewise_palette_distance"]) > 0
 
 
 def test_from_the_command_line(
