@@ -219,8 +219,12 @@ def _check_kind(name: str, kind: str, task: str) -> None:
 
 
 def _check_channels(pipeline: Any, name: str, kind: str, task: str) -> None:
-    beside = pipeline.unet.config.in_channels - pipeline.vae.config.latent_channels
-    if (task == DESCRIBE and beside) or (task == FILL and beside not in (0, 1 + pipeline.vae.config.latent_channels)):
+    vae = getattr(pipeline, "vae", None)
+    if type(pipeline.unet).__name__ != "UNet2DConditionModel" or not hasattr(vae, "decode"):
+        raise InputError(f"'{name}' is a {kind}, which is no {_WANTED[task]}.")
+    width = vae.config.latent_channels
+    beside = pipeline.unet.config.in_channels - width
+    if (task == DESCRIBE and beside) or (task == FILL and beside not in (0, 1 + width)):
         raise InputError(f"'{name}' is a {kind} whose UNet is made for another task; give a {_WANTED[task]}.")
 
 

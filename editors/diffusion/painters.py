@@ -88,9 +88,9 @@ class Painter(ABC, Generic[C]):
 
     # --- parts that painters share ---
 
-    def _guide(self, model: LatentModel, size: tuple[int, int], prompt: str | None = None) -> Guide:
+    def _guide(self, model: LatentModel, size: tuple[int, int]) -> Guide:
         own = self.config
-        guide = model.guide(own.prompt if prompt is None else prompt, own.negative, own.guidance, size)
+        guide = model.guide(own.prompt, own.negative, own.guidance, size)
         return replace(guide, added={**guide.added, **model.exemplar(own.exemplar, own.exemplar_scale, guide)})
 
     def _described(
@@ -191,6 +191,11 @@ class InpaintPainter(Painter[InpaintConfig]):
         levels = model.levels(own.steps, own.strength)
         start = model.noised(model.encode(to_tensor(picture)), noise, levels[:1])
         return to_picture(model.decode(model.denoise(start, levels, guide, generator)))
+
+    def refine(self, picture: np.ndarray, source: np.ndarray) -> np.ndarray:
+        """See :meth:`Painter.refine`; a model that was trained to fill in has no second pass."""
+        describes = isinstance(self.model, LatentModel) and not self.model.beside
+        return self._gone_over(picture) if describes else picture
 
 
 class ControlledPainter(Painter[K]):
@@ -307,9 +312,11 @@ def invertible(model: Model) -> LatentModel:
         raise InputError(f"A {kind} cannot be inverted; give a Stable Diffusion 1.5, 2.1 or XL model.")
     from diffusers import DDIMScheduler
 
-    if not isinstance(model.scheduler, DDIMScheduler):
-        model.scheduler = DDIMScheduler.from_config(model.scheduler.config)
-    return model
+    if isinstance(model.scheduler, DDIMScheduler):
+        return model
+    own = copy.copy(model)  # the model is kept for other edits, too
+    own.scheduler = DDIMScheduler.from_config(model.scheduler.config)
+    return own
 
 
 def inverted(

@@ -14,7 +14,8 @@ from canon.boxes import box_size
 from canon.carrying import read_mask
 from canon.editors.diffusion.annotators import segment
 from canon.editors.diffusion.canvases import Region, cropped, painted, regions, repainted
-from canon.editors.diffusion.painters import VidEditPainter
+from canon.editors.diffusion.options import MINI
+from canon.editors.diffusion.painters import VidEditPainter, tell_unknown_words
 from canon.editors.diffusion.running import as_edit, memory_told
 from canon.editors.diffusion.videdit import VidEditConfig
 from canon.edits import Edit, resize_to
@@ -30,6 +31,8 @@ def videdit(fit: Fit, config: VidEditConfig) -> Edit:
     found = regions(fit, name, config.segment, config.mask, config.feather)
     named = [text.rpartition("=")[::2] for text in config.regions]
     painter = VidEditPainter(config)
+    if config.model == MINI:
+        tell_unknown_words(" ".join(prompt for _, prompt in named))
     files = [area for area, _ in named if Path(area).is_file()]
 
     def made(region: Region) -> np.ndarray:

@@ -137,6 +137,21 @@ def inpainting(folder: Path) -> Path:
     return stable_diffusion(folder, 5, "StableDiffusionInpaintPipeline")
 
 
+def unconditional(folder: Path) -> Path:
+    """A model of pixels that takes no prompt."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
 def controlnet(folder: Path) -> Path:
     """A ControlNet for :func:`stable_diffusion` that is not without effect, as new ones are."""
     from diffusers import ControlNetModel

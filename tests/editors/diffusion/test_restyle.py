@@ -127,6 +127,8 @@ def test_a_folder_that_is_no_model_and_one_of_another_kind(fit: Fit, tmp_path: P
     told = tiny_models.instruct_pix2pix(tmp_path / "told")
     with pytest.raises(InputError, match="follows instructions"):
         canon.edit(fit, "restyle", model=str(told), **FAST)
+    with pytest.raises(InputError, match="is a DDPMPipeline, which is no model"):
+        canon.edit(fit, "restyle", model=str(tiny_models.unconditional(tmp_path / "ddpm")), **FAST)
 
 
 def test_a_mask_that_selects_nothing(fit: Fit, model: Path, tmp_path: Path) -> None:  # noqa: F811
