@@ -2,6 +2,8 @@
 
     python benchmarks/edits.py --clips DIR [--names blackswan car-shadow] [--editors restyle ...] [--framewise 12]
 
+    python benchmarks/edits.py --canvas 4000        # memory of repainting one canvas of that width
+
 Every clip is fitted once (fast). ``--framewise N`` measures the baseline on the first N frames, by a fit of their own.
 Contact sheets of what was made go beside the rows when --sheets names a folder.
 """
@@ -18,6 +20,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import cv2
+import numpy as np
 from fit import machine
 
 import canon
@@ -51,10 +55,37 @@ def load(folder: Path, frames: int) -> canon.Fit:
     return canon.fit(clip, "atlas", preset="fast")
 
 
+def large(width: int, model: str) -> dict[str, Any]:
+    """Seconds and memory of repainting a canvas ``width`` texels wide, of 16 to 9."""
+    from canon.editors.diffusion.canvases import painted
+    from canon.editors.diffusion.painters import RestylePainter
+    from canon.editors.diffusion.restyle import RestyleConfig
+
+    image = cv2.resize(np.random.default_rng(0).random((9, 16, 3), np.float32), (width, width * 9 // 16))
+    painter = RestylePainter(RestyleConfig(prompt="gold", model=model))
+    begin = time.perf_counter()
+    made = painted(image, np.ones(image.shape[:2], np.float32), painter)
+    assert made.shape == image.shape
+    seconds = round(time.perf_counter() - begin, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {"clip": f"canvas {width}x{width * 9 // 16}", "editor": "restyle", "edit_seconds": seconds, "peak_mib": peak}
+
+
+def keep(row: dict[str, Any], folder: Path) -> None:
+    """Put a row in the place of the one of the same clip and editor."""
+    path = folder / "edits.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = [old for old in rows if (old["clip"], old["editor"]) != (row["clip"], row["editor"])]
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([*rows, row], indent=1) + "\n")
+    print(json.dumps(row), flush=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--clips", type=Path)
+    parser.add_argument("--canvas", type=int)
     parser.add_argument("--names", nargs="*", default=["blackswan", "car-shadow"])
     parser.add_argument("--editors", nargs="*", default=list(EDITORS), choices=list(EDITORS))
     parser.add_argument("--model", default="canon-mini")
@@ -64,8 +95,9 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    path = options.out / "edits.json"
-    for name in options.names:
+    if options.canvas:
+        keep({**large(options.canvas, options.model), **machine()}, options.out)
+    for name in options.names if options.clips else ():
         fit = load(options.clips / name, options.frames)
         short = load(options.clips / name, options.framewise) if options.framewise else None
         for editor in options.editors:
@@ -91,11 +123,7 @@ def main() -> None:
                 **{key: round(float(found[key]), 6) for key in FIGURES if key in found},
                 **machine(),
             }
-            rows = json.loads(path.read_text()) if path.exists() else []
-            rows = [old for old in rows if (old["clip"], old["editor"]) != (name, editor)]
-            options.out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps([*rows, row], indent=1) + "\n")
-            print(json.dumps(row), flush=True)
+            keep(row, options.out)
             if options.sheets:
                 write_image(options.sheets / f"{name}-{editor}.png", edits_sheet(fit, {editor: edit}))
 

@@ -110,14 +110,39 @@ def segment(picture: np.ndarray, label: str, model: str, device: torch.device) -
     return area
 
 
+@torch.no_grad()
+def segment_at(picture: np.ndarray, point: tuple[int, int], model: str, device: torch.device) -> np.ndarray:
+    """What a picture shows at a point (x, y), by SAM or SAM 2 of transformers, bool [h, w].
+
+    Raises:
+        InputError: the model cannot be loaded, or the point is outside.
+    """
+    height, width = picture.shape[:2]
+    if not (0 <= point[0] < width and 0 <= point[1] < height):
+        raise InputError(f"The point {point[0]},{point[1]} is outside of the canvas, which is {width}x{height}.")
+    processor, network = _loaded(model, "AutoModelForMaskGeneration", device, "AutoProcessor")
+    second = "Sam2" in type(network).__name__
+    points = [[[[float(point[0]), float(point[1])]]]]
+    labels = {"input_labels": [[[1]]]} if second else {}
+    image = Image.fromarray(to_uint8(picture))
+    given = processor(images=image, input_points=points if second else points[0], return_tensors="pt", **labels)
+    found = network(**given.to(device))
+    sizes = [given["original_sizes"].cpu()] + ([] if second else [given["reshaped_input_sizes"].cpu()])
+    masks = processor.post_process_masks(found.pred_masks.cpu(), *sizes)[0][0]
+    area = masks[int(found.iou_scores.flatten().argmax())].numpy() > 0
+    if not area.any():
+        raise InputError(f"'{model}' finds nothing at {point[0]},{point[1]}; draw a mask instead.")
+    return np.asarray(area)
+
+
 @lru_cache(maxsize=2)
-def _loaded(model: str, kind: str, device: torch.device) -> tuple[Any, Any]:
+def _loaded(model: str, kind: str, device: torch.device, reader: str = "AutoImageProcessor") -> tuple[Any, Any]:
     import_diffusers()
     import transformers
 
     offline = Path(model).is_dir() or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(model, local_files_only=offline)
+        processor = getattr(transformers, reader).from_pretrained(model, local_files_only=offline)
         network = getattr(transformers, kind).from_pretrained(model, local_files_only=offline, use_safetensors=True)
     except (OSError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

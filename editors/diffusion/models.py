@@ -219,7 +219,7 @@ def _check_kind(name: str, kind: str, task: str) -> None:
 
 
 def _check_channels(pipeline: Any, name: str, kind: str, task: str) -> None:
-    vae = getattr(pipeline, "vae", None)
+    vae: Any = getattr(pipeline, "vae", None)
     if type(pipeline.unet).__name__ != "UNet2DConditionModel" or not hasattr(vae, "decode"):
         raise InputError(f"'{name}' is a {kind}, which is no {_WANTED[task]}.")
     width = vae.config.latent_channels

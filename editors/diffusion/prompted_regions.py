@@ -12,7 +12,7 @@ import torch
 
 from canon.boxes import box_size
 from canon.carrying import read_mask
-from canon.editors.diffusion.annotators import segment
+from canon.editors.diffusion.annotators import segment, segment_at
 from canon.editors.diffusion.canvases import Region, cropped, painted, regions, repainted
 from canon.editors.diffusion.options import MINI
 from canon.editors.diffusion.painters import VidEditPainter, tell_unknown_words
@@ -23,6 +23,8 @@ from canon.errors import InputError
 from canon.fits import Fit
 
 _BOX = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*")
+
+_POINT = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*")
 
 
 def videdit(fit: Fit, config: VidEditConfig) -> Edit:
@@ -70,12 +72,13 @@ def _area(fit: Fit, layer: str, region: Region, area: str, painter: VidEditPaint
     elif Path(area).is_file():
         found = resize_to(read_mask(area, fit, layer, region.segment).astype(np.float32), size)
     elif painter.config.segmenter:
-        shown = segment(
-            fit.canonical(layer, region.segment).rgba[..., :3],
-            area,
-            painter.config.segmenter,
-            torch.device(painter.model.pipeline.device),
-        )
+        shown = fit.canonical(layer, region.segment).rgba[..., :3]
+        model, device = painter.config.segmenter, torch.device(painter.model.pipeline.device)
+        at = _POINT.fullmatch(area)
+        if at:
+            shown = segment_at(shown, (int(at[1]), int(at[2])), model, device)
+        else:
+            shown = segment(shown, area, model, device)
         found = shown.astype(np.float32)
     else:
         raise InputError(f"There is no mask '{area}'; to look for it by its name, give --segmenter.")

@@ -21,10 +21,10 @@ class VidEditConfig(ControlConfig):
     needs_prompt: ClassVar[bool] = False
 
     regions: tuple[str, ...] = ()
-    """AREA=PROMPT, several one after the other; an area is a mask image, a box x,y,width,height in texels, or what the
-    segmenter is to look for. None = all of the layer, by --prompt."""
+    """AREA=PROMPT, several one after the other; an area is a mask image, a box x,y,width,height in texels, or, by the
+    segmenter, a name or a point x,y. None = all of the layer, by --prompt."""
     segmenter: str = ""
-    """transformers model that finds objects by name, such as facebook/mask2former-swin-tiny-coco-panoptic."""
+    """transformers model: Mask2Former finds things by name, SAM and SAM 2 what is at a point."""
     ratio: float = 0.8
     """How far the canvas is inverted to noise: less keeps more of it."""
     source_prompt: str = ""

@@ -332,6 +332,42 @@ def segmenter(folder: Path) -> Path:
     return folder
 
 
+def segment_anything(folder: Path) -> Path:
+    """SAM with one block of each kind."""
+    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+
+    torch.manual_seed(0)
+    vision = SamVisionConfig(
+        hidden_size=16,
+        output_channels=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        mlp_dim=16,
+        window_size=2,
+        global_attn_indexes=[0],
+        num_pos_feats=8,
+    )
+    prompts = SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=16, mask_input_channels=4)
+    decoder = SamMaskDecoderConfig(
+        hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+    )
+    SamModel(
+        SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    ).save_pretrained(folder)
+    prepared = {
+        "image_processor_type": "SamImageProcessor",
+        "processor_class": "SamProcessor",
+        "size": {"longest_edge": 64},
+        "pad_size": {"height": 64, "width": 64},
+        "do_pad": True,
+        **_PREPARED,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
+    return folder
+
+
 _PREPARED = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],

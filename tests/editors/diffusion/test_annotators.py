@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from canon.editors.diffusion.annotators import annotate, canny, guessed_depth, segment, soft_edges
+from canon.editors.diffusion.annotators import annotate, canny, guessed_depth, segment, segment_at, soft_edges
 from canon.errors import InputError
 
 CPU = torch.device("cpu")
@@ -61,3 +61,13 @@ def test_a_segmenter_of_transformers(tmp_path: Path) -> None:
         segment(step(), "dog", folder, CPU)
     with pytest.raises(InputError, match="finds no 'water'"):
         segment(step(), "water", folder, CPU)
+
+
+def test_what_is_at_a_point(tmp_path: Path) -> None:
+    folder = str(tiny_models.segment_anything(tmp_path / "sam"))
+    picture = np.random.default_rng(0).random((50, 70, 3), np.float32)
+    area = segment_at(picture, (30, 20), folder, CPU)
+    assert area.shape == (50, 70) and area.dtype == bool and area.any()
+    assert np.array_equal(area, segment_at(picture, (30, 20), folder, CPU))
+    with pytest.raises(InputError, match="70,20 is outside of the canvas, which is 70x50"):
+        segment_at(picture, (70, 20), folder, CPU)
