@@ -397,3 +397,16 @@ def ip_adapter(folder: Path) -> Path:
             weights[f"ip_adapter.{2 * k + 1}.{part}.weight"] = torch.randn(width, 32)
     save_file(weights, folder / "ip-adapter.safetensors")
     return folder / "ip-adapter.safetensors"
+
+
+def lora(folder: Path) -> Path:
+    """A LoRA for the UNet of :func:`stable_diffusion`, with an effect."""
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    torch.manual_seed(0)
+    unet = _unet()
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(unet))
+    return folder

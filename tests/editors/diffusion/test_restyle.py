@@ -155,6 +155,15 @@ def test_an_exemplar_steers_through_an_ip_adapter(fit: Fit, model: Path, tmp_pat
     assert np.allclose(off, none, atol=2e-3) and len(steps[0].provenance.files) == 1
 
 
+def test_a_lora_has_its_say(fit: Fit, model: Path, tmp_path: Path) -> None:  # noqa: F811
+    folder = str(tiny_models.lora(tmp_path / "lora"))
+    with_it, without, again = (
+        canon.edit(fit, "restyle", layer="foreground", model=str(model), lora=lora, **FAST).steps[0].operation.rgba
+        for lora in ((folder,), (), (folder,))
+    )
+    assert np.array_equal(with_it, again) and not np.array_equal(with_it, without)
+
+
 def test_memory_that_does_not_suffice_is_told(fit: Fit, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     from canon.editors.diffusion.latents import LatentModel
 
