@@ -92,7 +92,8 @@ def _gathered(fit: Fit, layer: str, region: Region, chosen: list[int], painter: 
         image = np.where(covered[..., None], colours, image)
     rest = region.area * ~covered
     if (rest > 0).any():
-        made = painted(image, rest, painter.later() if edited else painter.first())
+        begun = painter.later() if edited else painter.first()
+        made = painted(image, rest, begun.seeing(region.image))
         image = np.where(covered[..., None], image, made)
     return image
 

@@ -55,6 +55,7 @@ class Guide:
         controls: ControlNets.
         beside: [1, c, h, w] channels that the UNet wants to see besides the latents.
         image_guidance: of the picture, for a model that follows instructions; None for others.
+        rescale: share of the contrast that guidance added which is taken back (Lin et al., WACV 2024).
     """
 
     context: Tensor
@@ -63,6 +64,7 @@ class Guide:
     controls: Sequence[Control] = ()
     beside: Tensor | None = None
     image_guidance: float | None = None
+    rescale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class LatentModel:
             self.vae.tile_sample_min_size = max(_LARGEST_PICTURE, native)
             self.vae.tile_latent_min_size = self.vae.tile_sample_min_size // self.factor
             self.vae.enable_tiling()
+
+    @property
+    def default_rescale(self) -> float:
+        """How much of guidance's contrast is taken back if nothing else is said."""
+        return 0.7 if getattr(self.scheduler.config, "rescale_betas_zero_snr", False) else 0.0
 
     @property
     def device(self) -> torch.device:
@@ -216,9 +223,10 @@ class LatentModel:
         if count == 3:
             text, image, neither = found.chunk(3)
             assert guide.image_guidance is not None
-            return neither + guide.guidance * (text - image) + guide.image_guidance * (image - neither)  # type: ignore[no-any-return]
+            guided = neither + guide.guidance * (text - image) + guide.image_guidance * (image - neither)
+            return _rescaled(guided, text, guide.rescale)
         against, wanted = found.chunk(2)
-        return against + guide.guidance * (wanted - against)  # type: ignore[no-any-return]
+        return _rescaled(against + guide.guidance * (wanted - against), wanted, guide.rescale)
 
     def levels(self, steps: int, strength: float = 1.0) -> Tensor:
         """The timesteps of a run of ``steps`` at ``strength``, from noisy to clean; the scheduler is set to them."""
@@ -294,6 +302,14 @@ class LatentModel:
         if kind == "epsilon":
             return (latents - (1 - alpha).sqrt() * found) / alpha.sqrt(), found
         return found, (latents - alpha.sqrt() * found) / (1 - alpha).sqrt().clamp_min(1e-4)
+
+
+def _rescaled(guided: Tensor, wanted: Tensor, share: float) -> Tensor:
+    """A guided prediction with its standard deviation brought towards that of the unguided one."""
+    if share == 0:
+        return guided
+    ratio = wanted.float().std() / guided.float().std().clamp_min(1e-6)
+    return guided * (1 + share * (ratio.to(guided) - 1))
 
 
 def _ordered(value: Any, order: list[int]) -> Any:

@@ -32,6 +32,9 @@ class DiffusionConfig:
     """Which canvas, from 0, where the layer has several; none = all."""
     guidance: float = 7.5
     """How much the prompt counts against what the model finds likely."""
+    guidance_rescale: float | None = None
+    """How far a guided prediction is brought back to the contrast of an unguided one, 0..1; none = 0.7 for models that
+    begin from pure noise (zero terminal SNR), 0 for others."""
     steps: int = 30
     """Denoising steps of a full run; a strength of 0.5 takes half of them."""
     seed: int = 0
@@ -65,6 +68,8 @@ class DiffusionConfig:
             raise InputError("A prompt is needed: say with --prompt what the layer is to look like.")
         if self.guidance < 0 or self.steps < 1 or self.feather < 0 or self.size < 0:
             raise InputError("Guidance, feather and size must be at least 0, and steps at least 1.")
+        if self.guidance_rescale is not None and not 0 <= self.guidance_rescale <= 1:
+            raise InputError(f"The guidance rescale {self.guidance_rescale:g} is out of range; choose 0 to 1.")
         if not 0 <= self.refine < 1:
             raise InputError(f"The strength {self.refine:g} of the second pass is out of range; choose 0 up to 1.")
         if self.dtype not in DTYPES:

@@ -91,7 +91,9 @@ class Painter(ABC, Generic[C]):
     def _guide(self, model: LatentModel, size: tuple[int, int]) -> Guide:
         own = self.config
         guide = model.guide(own.prompt, own.negative, own.guidance, size)
-        return replace(guide, added={**guide.added, **model.exemplar(own.exemplar, own.exemplar_scale, guide)})
+        rescale = model.default_rescale if own.guidance_rescale is None else own.guidance_rescale
+        added = {**guide.added, **model.exemplar(own.exemplar, own.exemplar_scale, guide)}
+        return replace(guide, added=added, rescale=rescale)
 
     def _described(
         self,

@@ -108,6 +108,20 @@ def test_equals_the_controlled_pipeline(tmp_path: Path, picture: torch.Tensor) -
     assert float((ours - free).abs().max()) > 1e-3, "the ControlNet is to have an effect"
 
 
+def test_equals_the_pipeline_with_rescaled_guidance(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    model = load(tiny_models.stable_diffusion(tmp_path / "model"))
+    pipeline = StableDiffusionPipeline(**model.pipeline.components, requires_safety_checker=False)
+    noise, generator = random_latents(model, SIZE, 0)
+    common = {"guidance_scale": 6.0, "num_inference_steps": 4, "guidance_rescale": 0.7}
+    height, width = SIZE
+    found = pipeline("gold", latents=noise.clone(), height=height, width=width, output_type="latent", **common)
+    guide = replace(model.guide("gold", "", 6.0, SIZE), rescale=0.7)
+    ours = model.denoise(noise, model.levels(4), guide, generator)
+    assert torch.allclose(ours, found.images, atol=1e-4), float((ours - found.images).abs().max())
+
+
 def test_a_model_for_inpainting_loads_for_that_alone(tmp_path: Path) -> None:
     from canon.errors import InputError
 
