@@ -58,7 +58,8 @@ def _vae(channels: int = 4, **more: Any) -> Any:
     )
 
 
-def _unet(channels: int = 4, **more: Any) -> Any:
+def unet(channels: int = 4, **more: Any) -> Any:
+    """The denoiser of :func:`stable_diffusion`."""
     from diffusers import UNet2DConditionModel
 
     own = {"cross_attention_dim": 32, "attention_head_dim": 4, **more}
@@ -118,7 +119,7 @@ def stable_diffusion(folder: Path, beside: int = 0, kind: str = "StableDiffusion
         vae=_vae(),
         text_encoder=_text(tokenizer),
         tokenizer=tokenizer,
-        unet=_unet(4 + beside),
+        unet=unet(4 + beside),
         scheduler=_ddim(),
         safety_checker=None,
         feature_extractor=None,
@@ -141,14 +142,14 @@ def unconditional(folder: Path) -> Path:
     """A model of pixels that takes no prompt."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    unet = UNet2DModel(
+    network = UNet2DModel(
         sample_size=8,
         block_out_channels=(8, 8),
         norm_num_groups=4,
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
     )
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(folder)
     return folder
 
 
@@ -157,7 +158,7 @@ def controlnet(folder: Path) -> Path:
     from diffusers import ControlNetModel
 
     torch.manual_seed(1)
-    network = ControlNetModel.from_unet(_unet(), conditioning_channels=3)
+    network = ControlNetModel.from_unet(unet(), conditioning_channels=3)
     network = ControlNetModel.from_config(
         network.config, conditioning_embedding_out_channels=(8, 16), global_pool_conditions=False
     )
@@ -174,7 +175,7 @@ def stable_diffusion_xl(folder: Path) -> Path:
 
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    unet = _unet(
+    network = unet(
         cross_attention_dim=64,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
@@ -187,7 +188,7 @@ def stable_diffusion_xl(folder: Path) -> Path:
         text_encoder_2=_text(tokenizer, projected=True),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        unet=unet,
+        unet=network,
         scheduler=_ddim(),
     ).save_pretrained(folder)
     return folder
@@ -390,7 +391,7 @@ def ip_adapter(folder: Path) -> Path:
         "image_proj.norm.weight": torch.ones(32),
         "image_proj.norm.bias": torch.zeros(32),
     }
-    across = [name for name in _unet().attn_processors if "attn2" in name]
+    across = [name for name in unet().attn_processors if "attn2" in name]
     for k, name in enumerate(across):
         width = 32 if "mid_block" in name or "1.attentions" in name or "up_blocks.0" in name else 16
         for part in ("to_k_ip", "to_v_ip"):
@@ -406,7 +407,7 @@ def lora(folder: Path) -> Path:
     from peft.utils import get_peft_model_state_dict
 
     torch.manual_seed(0)
-    unet = _unet()
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(unet))
+    network = unet()
+    network.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(network))
     return folder

@@ -15,6 +15,8 @@ Colour = np.ndarray
 
 def draw(picture: Picture, size: int, rng: np.random.Generator) -> np.ndarray:
     """A picture, float32 [size, size, 3] in 0..1, sRGB; every call draws another one that fits."""
+    if picture.lit:
+        return draw_lit(picture.look, draw_leaves(size, rng), rng)
     side = size * _FINER
     image = draw_look(picture.look, side, rng)
     if picture.shape is not None and picture.ground is not None:
@@ -77,7 +79,7 @@ def draw_lit(look: Look, scene: np.ndarray, rng: np.random.Generator) -> np.ndar
     surface = draw(Picture("", look), size, rng)
     gray = cv2.cvtColor(np.asarray(scene, np.float32), cv2.COLOR_RGB2GRAY)
     spread = gray - gray.mean()
-    light = 1 + spread * min(0.35 / max(float(np.abs(spread).max()), 1e-3), 1.2)
+    light = 1 + spread * min(0.6 / max(float(np.abs(spread).max()), 1e-3), 2.0)
     return np.asarray(np.clip(surface * light[..., None], 0, 1), np.float32)
 
 

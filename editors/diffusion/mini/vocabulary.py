@@ -87,7 +87,7 @@ _THINGS = (
     "swan", "bird", "car", "dog", "cat", "horse", "dancer", "man", "woman",
     "person", "house", "tree", "shirt", "dress", "boat", "ball", "wall", "floor",
 )  # fmt: skip
-"""Things that are not drawn. Captions name them, or words that do not exist, so that the rest is still understood."""
+"""Things that are not drawn as such, only lit like things. Captions name them, or words that do not exist."""
 _UNDRAWN = 0.12
 
 
@@ -107,12 +107,14 @@ class Picture:
         look: of the surface, or of the object.
         shape: of the object, or None.
         ground: what the object lies on.
+        lit: whether the surface is that of a thing, with light and dark of its own.
     """
 
     caption: str
     look: Look
     shape: str | None = None
     ground: Look | None = None
+    lit: bool = False
 
 
 def random_picture(rng: np.random.Generator) -> Picture:
@@ -121,7 +123,7 @@ def random_picture(rng: np.random.Generator) -> Picture:
     if rng.random() < 0.75:
         if rng.random() < _UNDRAWN:
             template = str(rng.choice([*_INSTRUCTIONS, *_OF_THINGS]))
-            return Picture(template.format(words, thing=_thing(rng)), look)
+            return Picture(template.format(words, thing=_thing(rng)), look, lit=True)
         return Picture(str(rng.choice(_TEMPLATES)).format(words), look)
     shape = str(rng.choice(SHAPES))
     while True:

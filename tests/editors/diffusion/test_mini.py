@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
+import torch
 
-from canon.editors.diffusion.mini.pictures import draw, draw_look
+from canon.editors.diffusion.latents import LatentModel
+from canon.editors.diffusion.mini.heads import instructed_unet, load_part, save_instructed
+from canon.editors.diffusion.mini.pictures import draw, draw_lit, draw_look, draw_made_over
 from canon.editors.diffusion.mini.vocabulary import (
     COLOURS,
     MATERIALS,
@@ -20,6 +24,8 @@ from canon.editors.diffusion.mini.vocabulary import (
     random_picture,
     words,
 )
+from canon.editors.diffusion.models import DESCRIBE, INSTRUCT, load_model
+from canon.editors.diffusion.options import DiffusionConfig
 
 
 def nearest_colour(rgb: np.ndarray) -> np.ndarray:
@@ -71,6 +77,24 @@ def test_captions_use_known_words_and_objects_stand_out() -> None:
     assert {picture.look.pattern for picture in pictures} == set(PATTERNS)
 
 
+def test_what_was_learned_of_instructions_is_merged(tmp_path: Path) -> None:
+    """The UNet with its adapters and the one they are merged into say the same; without training, as the base does."""
+    base = tiny_models.unet()
+    torch.manual_seed(0)
+    learning = instructed_unet(base, tmp_path, trained=True)
+    latents, shown = torch.randn(2, 1, 4, 8, 8)
+    said = {"timestep": torch.tensor(500), "encoder_hidden_states": torch.randn(1, 5, 32), "return_dict": False}
+    assert torch.allclose(learning(torch.cat([latents, shown], 1), **said)[0], base(latents, **said)[0], atol=1e-5)
+    learned = [value for value in learning.parameters() if value.requires_grad]
+    with torch.no_grad():
+        for value in learned:
+            value.add_(0.05 * torch.randn(value.shape))
+    save_instructed(learning, tmp_path)
+    merged = instructed_unet(base, tmp_path)
+    a, b = (unet(torch.cat([latents, shown], 1), **said)[0] for unet in (learning, merged))
+    assert torch.allclose(a, b, atol=1e-4) and not torch.allclose(a, base(latents, **said)[0], atol=1e-2)
+
+
 def train(stage: str, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.5) -> None:
     from canon.editors.diffusion.mini import training
 
@@ -85,17 +109,37 @@ def test_training_stops_goes_on_and_leaves_a_pipeline(tmp_path: Path, monkeypatc
     diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusion]")
     from safetensors import safe_open
 
+    from canon.editors.diffusion.mini import training
+
     steps = []
-    for stage in ("vae", "vae", "base", "base"):
+    for stage in ("vae", "vae", "base", "base", "controlnet", "controlnet", "instruct", "instruct"):
         train(stage, tmp_path, monkeypatch)
         with safe_open(tmp_path / "training" / f"{stage}.safetensors", framework="np") as file:
             steps.append(int(file.metadata()["step"]))
         assert isinstance(json.loads((tmp_path / "training" / f"{stage}-curve.json").read_text()), list)
-    assert 0 < steps[0] < steps[1] and 0 < steps[2] < steps[3]
+    assert all(0 < first < second for first, second in zip(steps[::2], steps[1::2], strict=True))
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("red stripes on white", height=64, width=64, num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3) and np.isfinite(image).all()
     tokens = pipeline.tokenizer
-    assert all(len(tokens.tokenize(word)) == 1 for word in words())
+    assert all(len(tokens.tokenize(word)) == 1 for word in words() if "-" not in word)
     assert tokens.tokenize("Red  STRIPES") == tokens.tokenize("red stripes")
+    training.pack(tmp_path, tmp_path / "packed")
+    for task in (DESCRIBE, INSTRUCT):
+        model = load_model(DiffusionConfig(prompt="gold", model=str(tmp_path / "packed")), task)
+        assert isinstance(model, LatentModel) and model.beside == (4 if task == INSTRUCT else 0)
+    own, packed = (load_part("ControlNetModel", folder / "controlnet") for folder in (tmp_path, tmp_path / "packed"))
+    for a, b in zip(own.parameters(), packed.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-3)
+
+
+def test_a_thing_made_over_keeps_its_light_and_its_surroundings() -> None:
+    rng = np.random.default_rng(3)
+    scene = np.repeat(np.linspace(0.1, 0.9, 64, dtype=np.float32)[None, :, None], 64, 0).repeat(3, 2)
+    lit = draw_lit(Look("plain", ("red",)), scene, rng)
+    assert lit[:, :16].mean() < 0.8 * lit[:, -16:].mean() and shares(lit)["red"] > 0.5
+    picture = Picture("", Look("plain", ("red",)), "circle", Look("plain", ("blue",)))
+    before, after = draw_made_over(picture, Look("plain", ("green",)), 64, rng)
+    assert np.array_equal(before[:, :4], after[:, :4]) and not np.allclose(before[28:36, 28:36], after[28:36, 28:36])
+    assert shares(after[28:36, 28:36])["green"] > 0.9
