@@ -464,6 +464,11 @@ def pack(folder: Path, into: Path) -> None:
         save_instructed(unet, into / "instruct", torch.float16)
     for file in into.rglob("*.safetensors"):
         file.chmod(0o644)
+    # transformers would compute in the precision of the file, and the other networks in single.
+    settings = into / "text_encoder" / "config.json"
+    write_bytes(
+        settings, (json.dumps({**json.loads(settings.read_text()), "dtype": "float32"}, indent=2) + "\n").encode()
+    )
 
 
 def each(make: Callable[[np.random.Generator], Any], count: int, rng: np.random.Generator) -> list[Any]:
