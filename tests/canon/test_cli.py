@@ -245,7 +245,8 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--help"]) == DONE
     assert "--canvas-scale" in capsys.readouterr().out, "options of the representation are the command's"
     assert main(["edit", "--list"]) == DONE
-    assert re.findall(r"^(\w+)", capsys.readouterr().out, re.M) == ["grade", "paint", "remove", "restyle"]
+    listed = re.findall(r"^(\w+)", capsys.readouterr().out, re.M)
+    assert listed == sorted(listed) and {"grade", "paint", "remove", "restyle", "stablevideo", "videdit"} <= set(listed)
 
 
 def test_help_is_quick_and_light() -> None:
@@ -433,7 +434,7 @@ def test_bad_edits(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "no layer 'sky'" in complains(capsys, [*edit, "remove", "--layer", "sky"])
     assert "nothing lies behind" in complains(capsys, [*edit, "remove", "--layer", "background"])
     assert "no editor called 'gild'" in complains(capsys, [*edit, "gild"])
-    assert "needs --editor; choose one of grade" in complains(capsys, ["edit", str(project), "--name", "n"])
+    assert "needs --editor; choose one of controlnet, grade" in complains(capsys, ["edit", str(project), "--name", "n"])
     assert "no fit called 'x'" in complains(capsys, [*edit, "remove", "--fit", "x"])
     assert "no edit called 'z'" in complains(capsys, ["render", str(project), "--edit", "z"])
     assert "needs --edit" in complains(capsys, ["render", str(project)])
