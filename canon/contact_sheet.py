@@ -107,9 +107,14 @@ def _on_checkerboard(rgba: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return to_uint8(small[..., :3] + board * (1 - small[..., 3:]))
 
 
+def spread(length: int, count: int) -> list[int]:
+    """Up to ``count`` frames at even distances, the first and the last among them."""
+    return [int(t) for t in np.unique(np.linspace(0, length - 1, count).round())]
+
+
 def edits_sheet(fit: Fit, edits: Mapping[str, Edit], count: int = 4) -> np.ndarray:
     """Edits below each other, ``count`` frames of each, and their canvases, uint8 [H, W, 3]."""
-    times = np.unique(np.linspace(0, len(fit) - 1, count).round().astype(int)).tolist()
+    times = spread(len(fit), count)
     what = f"{len(fit)} frames of {fit.size[1]}x{fit.size[0]}"
     sheet = Sheet("variants", what, [f"frame {t}" for t in times])
     sheet.rows.append(("source", [np.asarray(fit.clip.frames[t]) for t in times]))
@@ -135,7 +140,7 @@ def mask_overview(fit: Fit, count: int = 12, width: int = 320) -> np.ndarray:
     """Up to ``count`` frames, each front layer tinted by what it shows there, uint8 [H, W, 3]."""
     size = _fitted(fit.size, width, 2 * width)
     cells = []
-    for t in np.unique(np.linspace(0, len(fit) - 1, count).round().astype(int)).tolist():
+    for t in spread(len(fit), count):
         frame = np.asarray(fit.clip.frames[t]).astype(np.float32)
         for k, weight in enumerate(fit.weights(t)[:-1]):
             frame += 0.55 * weight[..., None] * (_TINTS[k % len(_TINTS)] - frame)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from canon.contact_sheet import Sheet
+from canon.contact_sheet import Sheet, spread
 from canon.coordinates import pixel_grid
 from canon.editing import edit
 from canon.edits import Edit
@@ -185,7 +185,7 @@ def edited_psnr(video: Video, truth: TrueEdit) -> float:
 
 def contact_sheet(fit: Fit, made: dict[str, Edit], demo: Demo, count: int = 5) -> Sheet:
     """Source, reconstruction and edits of some frames, and the canvases."""
-    times = np.unique(np.linspace(0, len(fit) - 1, count).round().astype(int)).tolist()
+    times = spread(len(fit), count)
     numbers = list(demo.figures.values())
     what = f"{len(fit)} frames of {fit.size[1]}x{fit.size[0]}, fitted by '{demo.fit_name}'"
     sheet = Sheet(

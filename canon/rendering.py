@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from canon.boxes import Box
+from canon.boxes import Box, grown
 from canon.clip import Clip
 from canon.compose import compose
 from canon.edits import Edit
@@ -156,14 +156,7 @@ class Video:
     def _seen(self, t: int, name: str, grow: int) -> Box | None:
         opacity = self.fit.layer(name).opacity
         box = self.fit.whole if opacity is None else nonzero_box(opacity[t])
-        if box is None or not grow:
-            return box
-        height, width = self.fit.size
-        rows, columns = box
-        return (
-            slice(max(rows.start - grow, 0), min(rows.stop + grow, height)),
-            slice(max(columns.start - grow, 0), min(columns.stop + grow, width)),
-        )
+        return None if box is None else grown(box, grow, self.fit.size)
 
     def _part(self, t: int, box: Box, boxes: dict[str, Box], source: np.ndarray) -> np.ndarray:
         """The edited pixels of ``box``, which holds the ``boxes`` of the layers, uint8 [h, w, 3]."""

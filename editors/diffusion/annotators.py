@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from canon.editors.diffusion.models import import_diffusers
+from canon.editors.diffusion.models import UNREADABLE, first_line, import_diffusers, offline
 from canon.errors import InputError
 from canon.storage import to_uint8
 
@@ -140,11 +138,10 @@ def _loaded(model: str, kind: str, device: torch.device, reader: str = "AutoImag
     import_diffusers()
     import transformers
 
-    offline = Path(model).is_dir() or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    local = offline(model)
     try:
-        processor = getattr(transformers, reader).from_pretrained(model, local_files_only=offline)
-        network = getattr(transformers, kind).from_pretrained(model, local_files_only=offline, use_safetensors=True)
-    except (OSError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(f"The annotator '{model}' cannot be loaded: {first}.") from error
+        processor = getattr(transformers, reader).from_pretrained(model, local_files_only=local)
+        network = getattr(transformers, kind).from_pretrained(model, local_files_only=local, use_safetensors=True)
+    except UNREADABLE as error:
+        raise InputError(f"The annotator '{model}' cannot be loaded: {first_line(error)}.") from error
     return processor, network.to(device).eval()

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from canon.boxes import Box, box_size
+from canon.boxes import Box, box_size, grown
 from canon.carrying import carry_paint, on_whole_canvas, read_mask
 from canon.editors.diffusion.models import step_of_sides
 from canon.edits import Over, resize_to
@@ -73,13 +73,7 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
 def cropped(area: np.ndarray) -> Box | None:
     """Rows and columns of what is wanted of [h, w], and some around it; None if nothing is."""
     around = nonzero_box((area > 0.01).astype(np.uint8))
-    if around is None:
-        return None
-    rows, columns = (
-        slice(max(side.start - _MARGIN, 0), min(side.stop + _MARGIN, length))
-        for side, length in zip(around, area.shape, strict=True)
-    )
-    return rows, columns
+    return None if around is None else grown(around, _MARGIN, (area.shape[0], area.shape[1]))
 
 
 def working_size(size: tuple[int, int], native: int, step: int) -> tuple[int, int]:

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from canon.registry import Editor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-
     from canon.edits import Edit
     from canon.fits import Fit
+    from canon.registry import Frames
 
 
 class DiffusionEditor(Editor):
@@ -33,7 +30,7 @@ class DiffusionEditor(Editor):
 
         return paint_canvases(fit, config, self.name, getattr(painters, self.painter))
 
-    def framewise(self, fit: Fit, config: Any) -> Sequence[np.ndarray]:
+    def framewise(self, fit: Fit, config: Any) -> Frames:
         """Every frame painted by itself, with the same model, prompt and noise: what canonical edits are compared with.
 
         Raises:

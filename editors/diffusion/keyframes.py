@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canon import rendering
-from canon.boxes import Box
-from canon.coordinates import Size
+from canon.boxes import Box, grown
+from canon.coordinates import Size, to_normalised
 from canon.editors.diffusion.canvases import Region, painted, regions, repainted
 from canon.editors.diffusion.painters import StableVideoPainter
 from canon.editors.diffusion.running import as_edit, memory_told
@@ -101,22 +101,19 @@ def _gathered(fit: Fit, layer: str, region: Region, chosen: list[int], painter: 
 def _keyframe(fit: Fit, layer: str, t: int, before: list[Keyframe], painter: StableVideoPainter) -> Keyframe:
     """A frame edited on from what the keyframes before it made of it."""
     weight = fit.weights(t)[fit.layers.index(layer)]
-    box = nonzero_box((weight > _SOLID).astype(np.uint8))
-    assert box is not None
-    rows, columns = (
-        slice(max(side.start - _AROUND, 0), min(side.stop + _AROUND, length))
-        for side, length in zip(box, fit.size, strict=True)
-    )
-    source = to_float(np.asarray(fit.clip.frames[t]))[rows, columns]
+    around = nonzero_box((weight > _SOLID).astype(np.uint8))
+    assert around is not None
+    box = grown(around, _AROUND, fit.size)
+    source = to_float(np.asarray(fit.clip.frames[t]))[box]
     shown = source
     if before:
         so_far = Edit([Step(layer, frame.paint) for frame in reversed(before)], fit.id)
-        shown = to_float(rendering.render(fit, so_far)[t])[rows, columns]
+        shown = to_float(rendering.render(fit, so_far)[t])[box]
     start = painter.later() if before else painter.first()
-    image = painted(shown, weight[rows, columns], start.seeing(source))
+    image = painted(shown, weight[box], start.seeing(source))
     whole = np.zeros((*fit.size, 3), np.float32)
-    whole[rows, columns] = image
-    return Keyframe(t, (rows, columns), image, pull_back(fit, layer, t, whole, weight > _SOLID))
+    whole[box] = image
+    return Keyframe(t, box, image, pull_back(fit, layer, t, whole, weight > _SOLID))
 
 
 def _median(paints: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -125,9 +122,8 @@ def _median(paints: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     colours = np.stack([paint[..., :3] for paint in paints])
     ordered = np.sort(np.where(valid[..., None], colours, np.inf), axis=0)
     count = valid.sum(axis=0)
-    low, high = (np.maximum(count - 1, 0) // 2, np.maximum(count, 1) // 2)
     middle = [
-        np.take_along_axis(ordered, k[None, ..., None], axis=0)[0] for k in (low, np.minimum(high, count - 1).clip(0))
+        np.take_along_axis(ordered, k[None, ..., None], axis=0)[0] for k in ((count - 1).clip(0) // 2, count // 2)
     ]
     known = count > 0
     return np.where(known[..., None], (middle[0] + middle[1]) / 2, 0).astype(np.float32), known
@@ -190,7 +186,7 @@ def _view(
     nearest = np.rint(own).astype(int).clip(0, np.array(size[::-1]) - 1)
     solid = (weight[frame.box] > 0.9) & known[nearest[..., 1], nearest[..., 0]]
     solid &= ((own >= 0) & (own <= np.array(size[::-1]) - 1)).all(axis=-1)
-    xy = torch.from_numpy(own / (np.array(size[::-1], np.float32) - 1).clip(1) * 2 - 1)[None].float()
+    xy = to_normalised(torch.from_numpy(own), size)[None]
     light, image = (
         torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)[None].float()
         for part in (fit.lighting(frame.t, layer, frame.box), frame.image)

@@ -30,7 +30,8 @@ _INSTRUCTED = ("InstructPix2Pix", "Kontext", "QwenImageEdit")
 _FILLS_ONLY = ("Fill",)
 _LOCAL = 6
 """Times the size that it was trained on at which a model without self-attention is used."""
-_UNREADABLE = (OSError, ImportError, KeyError, TypeError, ValueError, RuntimeError)
+UNREADABLE = (OSError, ImportError, KeyError, TypeError, ValueError, RuntimeError)
+"""What loading of a model raises where there is none, or one of another kind."""
 
 
 class WholePipeline:
@@ -94,10 +95,10 @@ def _loaded(
             pipeline = instructed_pipeline(Path(folder)).to(dtype=dtype)
         else:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                folder, dtype=dtype, local_files_only=_offline(folder), use_safetensors=True, **options
+                folder, dtype=dtype, local_files_only=offline(folder), use_safetensors=True, **options
             )
-    except _UNREADABLE as error:
-        raise InputError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error
+    except UNREADABLE as error:
+        raise InputError(f"'{name}' cannot be loaded: {first_line(error)}.") from error
     if getattr(pipeline, "unet", None) is None:
         pipeline = _for_task(diffusers, pipeline, name, kind, task)
     elif not instructed:
@@ -135,10 +136,10 @@ def load_controlnet(name: str, model: Model) -> Any:
     _there(diffusers, folder, "config.json")
     try:
         network = diffusers.ControlNetModel.from_pretrained(
-            folder, dtype=model.dtype, local_files_only=_offline(folder), use_safetensors=True
+            folder, dtype=model.dtype, local_files_only=offline(folder), use_safetensors=True
         )
-    except _UNREADABLE as error:
-        raise InputError(f"The ControlNet '{name}' cannot be loaded: {_first_line(error)}.") from error
+    except UNREADABLE as error:
+        raise InputError(f"The ControlNet '{name}' cannot be loaded: {first_line(error)}.") from error
     own, other = network.config, model.unet.config
     same = ("block_out_channels", "cross_attention_dim")
     if any(own[key] != other[key] for key in same):
@@ -260,7 +261,7 @@ def _there(diffusers: Any, name: str, index: str) -> Any:
         raise InputError(f"There is no folder '{name}', and it is no hub id such as stable-diffusion-v1-5/...")
     kind = diffusers.DiffusionPipeline if index == "model_index.json" else diffusers.ControlNetModel
     try:
-        return kind.load_config(name, local_files_only=_offline(name))
+        return kind.load_config(name, local_files_only=offline(name))
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"The weights of '{name}' are not on this machine and cannot be fetched; where there is a network: hf"
@@ -268,7 +269,8 @@ def _there(diffusers: Any, name: str, index: str) -> Any:
         ) from error
 
 
-def _offline(model: str | Path) -> bool:
+def offline(model: str | Path) -> bool:
+    """Whether nothing is to be fetched for a model: it is a folder, or the hub is switched off."""
     return Path(model).is_dir() or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
@@ -291,11 +293,11 @@ def _scheduler(diffusers: Any, name: str, current: Any) -> Any:
 def _add_lora(pipeline: Any, weights: str) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise InputError(f"A {type(pipeline).__name__} takes no LoRA.")
-    offline = _offline(weights) or Path(weights).is_file()
+    local = offline(weights) or Path(weights).is_file()
     try:
-        pipeline.load_lora_weights(weights, local_files_only=offline, use_safetensors=True)
-    except _UNREADABLE as error:
-        raise InputError(f"The LoRA '{weights}' cannot be loaded: {_first_line(error)}.") from error
+        pipeline.load_lora_weights(weights, local_files_only=local, use_safetensors=True)
+    except UNREADABLE as error:
+        raise InputError(f"The LoRA '{weights}' cannot be loaded: {first_line(error)}.") from error
 
 
 def _add_ip_adapter(pipeline: Any, weights: str) -> None:
@@ -311,11 +313,12 @@ def _add_ip_adapter(pipeline: Any, weights: str) -> None:
             subfolder="" if place.is_dir() else "models",
             weight_name=file,
             image_encoder_folder=str((place / "image_encoder").resolve()) if place.is_dir() else "models/image_encoder",
-            local_files_only=_offline(place),
+            local_files_only=offline(place),
         )
-    except _UNREADABLE as error:
-        raise InputError(f"The IP-Adapter '{weights}' cannot be loaded: {_first_line(error)}.") from error
+    except UNREADABLE as error:
+        raise InputError(f"The IP-Adapter '{weights}' cannot be loaded: {first_line(error)}.") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, for the middle of a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def as_edit(fit: Fit, layer: str, paint: Over, config: DiffusionConfig, editor: 
     return Edit([Step(layer, paint, Provenance.now(editor, options, read))], fit.id)
 
 
-class PaintedFrames(Sequence[np.ndarray]):
+class PaintedFrames:
     """Every frame painted by itself and laid over the source by the layer's weight, uint8 [H, W, 3]."""
 
     def __init__(self, fit: Fit, config: DiffusionConfig, painter: Painter[Any]) -> None:
@@ -60,13 +60,7 @@ class PaintedFrames(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.fit)
 
-    @overload
-    def __getitem__(self, t: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, t: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, t: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(t, slice):
-            return [self[k] for k in range(*t.indices(len(self)))]
+    def __getitem__(self, t: int, /) -> np.ndarray:
         source = to_float(np.asarray(self.fit.clip.frames[self.fit.index(t)]))
         weight = self.fit.weights(t)[self.layer]
         with memory_told():

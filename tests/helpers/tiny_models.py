@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
-from canon.editors.diffusion.mini.training import LONGEST, load_tokenizer
+from canon.editors.diffusion.mini.training import load_tokenizer, text_config
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+
+
+_SMALL = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def _tokenizer() -> Any:
@@ -19,20 +22,9 @@ def _tokenizer() -> Any:
 
 
 def _text(tokenizer: Any, projected: bool = False) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=37,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=LONGEST,
-        projection_dim=32,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    config = text_config(tokenizer, width=32, inner=37, layers=2)
     return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
 
 
@@ -90,8 +82,7 @@ def clip(folder: Path) -> Path:
 
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision = {**small, "image_size": 32, "patch_size": 8, "projection_dim": 32}
+    vision = {**_SMALL, "image_size": 32, "patch_size": 8, "projection_dim": 32}
     CLIPModel(
         CLIPConfig(text_config=_text(tokenizer).config.to_dict(), vision_config=vision, projection_dim=32)
     ).save_pretrained(folder)
@@ -382,8 +373,7 @@ def ip_adapter(folder: Path) -> Path:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(0)
-    small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision = CLIPVisionConfig(**small, image_size=224, patch_size=56, projection_dim=24)
+    vision = CLIPVisionConfig(**_SMALL, image_size=224, patch_size=56, projection_dim=24)
     CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
     weights = {
         "image_proj.proj.weight": torch.randn(4 * 32, 24),

@@ -267,8 +267,8 @@ class DenoisingStage(Stage):
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         t = torch.randint(0, len(self.alphas), (len(latents),), generator=generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        a = self.alphas[t][:, None, None, None]
-        noisy, velocity = a.sqrt() * latents + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * latents
+        noisy = self.scheduler.add_noise(latents, noise, t)
+        velocity = self.scheduler.get_velocity(latents, noise, t)
         found = self.denoised(noisy, t, tokens, known)
         snr = self.alphas[t] / (1 - self.alphas[t]).clamp_min(1e-6)
         weight = snr.clamp_max(5.0) / (snr + 1) + 0.05
@@ -312,7 +312,7 @@ class BaseStage(DenoisingStage):
     def build(self) -> dict[str, nn.Module]:
         """See :meth:`Stage.build`."""
         from diffusers import UNet2DConditionModel
-        from transformers import CLIPTextConfig, CLIPTextModel
+        from transformers import CLIPTextModel
 
         torch.manual_seed(self.options.seed)
         if (self.folder / "unet").exists():
@@ -320,18 +320,7 @@ class BaseStage(DenoisingStage):
                 "unet": load_part("UNet2DConditionModel", self.folder / "unet"),
                 "text_encoder": load_part("CLIPTextModel", self.folder / "text_encoder"),
             }
-        text = CLIPTextConfig(
-            vocab_size=len(self.tokenizer),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=LONGEST,
-            projection_dim=128,
-            bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
+        text = text_config(self.tokenizer, width=128, inner=384, layers=3)
         unet = UNet2DConditionModel(
             sample_size=SIZE // 4,
             in_channels=_LATENTS,
@@ -523,6 +512,24 @@ def load_tokenizer(folder: Path) -> Any:
         return CLIPTokenizer.from_pretrained(folder)
     vocabulary, merges = _byte_pairs(sorted(words()))
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST)
+
+
+def text_config(tokenizer: Any, width: int, inner: int, layers: int) -> Any:
+    """Of a CLIP text encoder for a tokenizer's words, with four heads."""
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=LONGEST,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def _byte_pairs(known: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:

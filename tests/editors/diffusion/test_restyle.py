@@ -29,6 +29,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.stable_diffusion(tmp_path_factory.mktemp("model") / "tiny")
 
 
+@pytest.fixture
+def project(fit: Fit, tmp_path: Path) -> Project:  # noqa: F811
+    made = Project.create(tmp_path / "project")
+    made.adopt(fit.clip)
+    fit.save(made.fit_folder("atlas"))
+    return made
+
+
 class TestRestyleContract(EditorContract):
     name = "restyle"
 
@@ -176,14 +184,10 @@ def test_memory_that_does_not_suffice_is_told(fit: Fit, model: Path, monkeypatch
 
 
 def test_several_layers_and_variants_from_the_command_line(
-    fit: Fit,  # noqa: F811
+    project: Project,
     model: Path,
-    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    project = Project.create(tmp_path / "project")
-    project.adopt(fit.clip)
-    fit.save(project.fit_folder("atlas"))
     own = ["--model", str(model), "--steps", "2"]
     common = ["edit", str(project.folder), "--editor", "restyle", "--name", "both", "--variants", "2"]
     first, second = (
@@ -212,14 +216,10 @@ def test_the_baseline_is_measured_beside_the_edit(fit: Fit, model: Path) -> None
 
 
 def test_from_the_command_line(
-    fit: Fit,  # noqa: F811
+    project: Project,
     model: Path,
-    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    project = Project.create(tmp_path / "project")
-    project.adopt(fit.clip)
-    fit.save(project.fit_folder("atlas"))
     common = ["edit", str(project.folder), "--editor", "restyle", "--name", "gold", "--layer", "foreground"]
     assert main([*common, "--prompt", "gold", "--model", str(model), "--steps", "2"]) == 0
     assert (project.folder / "edits" / "gold" / "edit.yaml").is_file()
