@@ -66,7 +66,9 @@ class ClipEncoder:
             kind = transformers.AutoConfig.from_pretrained(model, local_files_only=True).model_type
             if kind != "clip":
                 raise InputError(f"'{model}' is a model of the kind '{kind}', not CLIP; give a CLIP model.")
-            self._model: Any = transformers.CLIPModel.from_pretrained(model, local_files_only=True).eval()
+            self._model: Any = transformers.CLIPModel.from_pretrained(
+                model, local_files_only=True, use_safetensors=True
+            ).eval()
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model, local_files_only=True)
             self._processor: Any = processor.from_pretrained(model, local_files_only=True)
         except InputError:

@@ -23,8 +23,10 @@ from canon.editors.diffusion.windows import Window, blended, windows
 from canon.errors import InputError
 from canon.storage import read_image, to_float, to_uint8
 
-_OVERLAP = 0.25
-"""Share of a window that its neighbours see, too."""
+_OVERLAP, _LOCAL_OVERLAP = 0.25, 0.125
+"""Share of a window that its neighbours see, too; and where no latent looks at all others."""
+_LOCAL_WINDOW = 256
+"""Latents along a side of a window where none looks at all others: only memory bounds it."""
 _LARGEST_PICTURE = 768
 """Pixels along a side up to which a picture is encoded and decoded at once; beyond, in tiles."""
 
@@ -96,6 +98,8 @@ class LatentModel:
         self.channels = int(self.vae.config.latent_channels)
         self.beside = int(self.unet.config.in_channels) - self.channels
         """Channels that the UNet sees besides the latents: 0, 5 for inpainting, 4 for instructions."""
+        self.local = getattr(self.unet.config, "only_cross_attention", False) is True
+        """Whether no latent looks at all others."""
         if hasattr(self.vae, "enable_tiling") and hasattr(self.vae, "tile_sample_min_size"):
             self.vae.tile_sample_min_size = max(_LARGEST_PICTURE, native)
             self.vae.tile_latent_min_size = self.vae.tile_sample_min_size // self.factor
@@ -178,8 +182,9 @@ class LatentModel:
 
         Where windows overlap they are averaged at every step, so that they agree (MultiDiffusion; Bar-Tal et al. 2023).
         """
-        side = max(self.native // self.factor, 8)
-        places = windows((latents.shape[-2], latents.shape[-1]), side, _OVERLAP, multiple=8)
+        side = max(self.native // self.factor, _LOCAL_WINDOW if self.local else 8)
+        overlap = _LOCAL_OVERLAP if self.local else _OVERLAP
+        places = windows((latents.shape[-2], latents.shape[-1]), side, overlap, multiple=8, shrink=self.local)
         if len(places) == 1:
             return self._predict(latents, t, guide, places[0])
         parts = ((place, self._predict(latents, t, guide, place)) for place in places)
@@ -193,9 +198,7 @@ class LatentModel:
             against, wanted = context.chunk(2)
             context, count = torch.cat([wanted, against, against]), 3
             order = [1, 0, 0]
-            added = {
-                k: [v[order] for v in value] if isinstance(value, list) else value[order] for k, value in added.items()
-            }
+            added = {key: _ordered(value, order) for key, value in added.items()}
         seen = own.repeat(count, 1, 1, 1)
         extra: dict[str, Any] = {"added_cond_kwargs": added} if added else {}
         for control in guide.controls:

@@ -135,12 +135,14 @@ class Painter(ABC, Generic[C]):
         """A whole pipeline's answer, at the picture's size; options that it does not know are left out."""
         own, pipeline = self.config, self.model.pipeline
         height, width = size_of(picture)
+        # A Qwen-Image model knows guidance only against another text; a blank is what it was published with.
+        negative = own.negative or (" " if type(pipeline).__name__.startswith("QwenImage") else None)
         given = {
             "image": Image.fromarray(to_uint8(picture)),
             "prompt": own.prompt,
-            "negative_prompt": own.negative or None,
+            "negative_prompt": negative,
             "guidance_scale": own.guidance,
-            "true_cfg_scale": own.guidance if own.negative else None,
+            "true_cfg_scale": own.guidance if negative else None,
             "num_inference_steps": own.steps,
             "height": height,
             "width": width,

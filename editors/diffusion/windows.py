@@ -41,7 +41,7 @@ class Window:
         return Window(self.top * factor, self.left * factor, self.height * factor, self.width * factor)
 
 
-def windows(size: tuple[int, int], side: int, overlap: float, multiple: int = 1) -> list[Window]:
+def windows(size: tuple[int, int], side: int, overlap: float, multiple: int = 1, shrink: bool = False) -> list[Window]:
     """Windows of about ``side`` squared that cover all of ``size`` (height, width), at even distances.
 
     One alone is given if no side is above 1.5 times ``side``.
@@ -49,22 +49,34 @@ def windows(size: tuple[int, int], side: int, overlap: float, multiple: int = 1)
     Args:
         overlap: share of a window that the next one covers, too, at least.
         multiple: of which their positions and sizes are, but for the last row and column.
+        shrink: make them as small as their number allows, so that no more than asked is covered twice.
     """
     if max(size) <= 1.5 * side:
         return [Window(0, 0, *size)]
-    rows, columns = (_spread(length, min(side, length), overlap, multiple) for length in size)
-    height, width = (min(side, length) for length in size)
+    height, width = (_shrunk(length, side, overlap, multiple) if shrink else min(side, length) for length in size)
+    rows, columns = (_spread(length, own, overlap, multiple) for length, own in zip(size, (height, width), strict=True))
     return [Window(top, left, height, width) for top in rows for left in columns]
 
 
 def _spread(length: int, side: int, overlap: float, multiple: int) -> list[int]:
     if length <= side:
         return [0]
-    # Positions are rounded down, by less than a multiple: so much less may lie between them.
-    stride = max(int(side * (1 - overlap)) - (multiple - 1), 1)
-    count = -(-(length - side) // stride) + 1
+    count = -(-(length - side) // _stride(side, overlap, multiple)) + 1
     starts = [k * (length - side) // (count - 1) // multiple * multiple for k in range(count - 1)]
     return [*starts, length - side]
+
+
+def _stride(side: int, overlap: float, multiple: int) -> int:
+    # Positions are rounded down, by less than a multiple: so much less may lie between them.
+    return max(int(side * (1 - overlap)) - (multiple - 1), 1)
+
+
+def _shrunk(length: int, side: int, overlap: float, multiple: int) -> int:
+    """The smallest side, in multiples, that needs no more windows than ``side`` does."""
+    largest = min(side, length)
+    count = len(_spread(length, largest, overlap, multiple))
+    sides = range(multiple, largest, multiple)
+    return next((own for own in sides if len(_spread(length, own, overlap, multiple)) <= count), largest)
 
 
 def blended(parts: Iterable[tuple[Window, Tensor]], like: Tensor) -> Tensor:

@@ -270,6 +270,66 @@ def flux_fill(folder: Path) -> Path:
     return folder
 
 
+def qwen_image_edit(folder: Path) -> Path:
+    """Qwen-Image-Edit, which follows instructions; its processor needs torchvision."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImageEditPipeline,
+        QwenImageTransformer2DModel,
+    )
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2Tokenizer,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    own = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    shown = ["<|image_pad|>", "<|video_pad|>"]
+    vocabulary = {token: k for k, token in enumerate([*sorted(ByteLevel.alphabet()), *own, *shown])}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], additional_special_tokens=[*own[1:], *shown])
+    pixels = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(**pixels), tokenizer, Qwen2VLVideoProcessor(**pixels), "")
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 37,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    }
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 37, "num_heads": 2, "out_hidden_size": 32}
+    ids = dict(zip(("vision_start_token_id", "vision_end_token_id"), map(vocabulary.get, own[3:]), strict=True))
+    ids |= dict(zip(("image_token_id", "video_token_id"), map(vocabulary.get, shown), strict=True))
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    QwenImageEditPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
+        ),
+        tokenizer=tokenizer,
+        processor=processor,
+        transformer=transformer,
+    ).save_pretrained(folder)
+    return folder
+
+
 def depth_estimator(folder: Path) -> Path:
     """MiDaS as transformers has it (DPT)."""
     from transformers import DPTConfig, DPTForDepthEstimation

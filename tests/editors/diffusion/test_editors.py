@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ FAST: dict[str, Any] = {"prompt": "gold", "steps": 2, "guidance": 2.0, "refine":
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("models")
-    names = ("stable_diffusion", "instruct_pix2pix", "inpainting", "controlnet", "flux", "flux_kontext", "flux_fill")
+    names = ["stable_diffusion", "instruct_pix2pix", "inpainting", "controlnet", "flux", "flux_kontext", "flux_fill"]
+    if find_spec("torchvision") is not None:
+        names.append("qwen_image_edit")
     return {name: str(getattr(tiny_models, name)(folder / name)) for name in names}
 
 
@@ -110,6 +113,11 @@ class TestInpaintContract(DiffusionContract):
         ("inpaint", "flux"),
         ("inpaint", "flux_fill"),
         ("instruct", "flux_kontext"),
+        pytest.param(
+            "instruct",
+            "qwen_image_edit",
+            marks=pytest.mark.skipif(find_spec("torchvision") is None, reason="Qwen's processor needs torchvision"),
+        ),
     ],
 )
 def test_families(fit: Fit, models: dict[str, str], name: str, family: str, tmp_path: Path) -> None:  # noqa: F811

@@ -131,10 +131,15 @@ def test_a_model_for_inpainting_loads_for_that_alone(tmp_path: Path) -> None:
         load(folder)
 
 
-@given(st.integers(1, 70), st.integers(1, 70), st.integers(8, 24), st.sampled_from([0.0, 0.25, 0.5]))
-def test_windows_cover_all_and_put_the_same_together(height: int, width: int, side: int, overlap: float) -> None:
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(8, 24), st.sampled_from([0.0, 0.25, 0.5]), st.booleans())
+def test_windows_cover_all_and_put_the_same_together(
+    height: int, width: int, side: int, overlap: float, shrink: bool
+) -> None:
     whole = torch.randn(1, 2, height, width, generator=torch.Generator().manual_seed(0))
-    places = windows((height, width), side, overlap, multiple=4)
+    places = windows((height, width), side, overlap, multiple=4, shrink=shrink)
+    assert len(places) == len(windows((height, width), side, overlap, multiple=4))
+    if len(places) > 1:
+        assert max(max(place.height, place.width) for place in places) <= side
     assert all(w.top >= 0 and w.top + w.height <= height and w.left + w.width <= width for w in places)
     assert torch.allclose(blended(((place, place.cut(whole)) for place in places), whole), whole, atol=1e-5)
 
