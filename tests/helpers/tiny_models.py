@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from canon.editors.diffusion.mini.training import load_tokenizer, text_config
+from canon.editors.diffusion.mini.tokens import load_tokenizer, text_config
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
