@@ -26,8 +26,7 @@ def framewise_clip(fit: Fit, edits: Sequence[Edit]) -> Clip:
     if not runs:
         raise InputError("The edit has no steps, so there is nothing to make frame by frame.")
     for tool, config in runs:
-        if type(tool).framewise is Editor.framewise:
-            tool.framewise(fit, config)  # it refuses, before a step in front of it has taken its time
+        tool.framewise(fit, config)  # what refuses does so before a step in front of it has taken its time
     clip = fit.clip
     for tool, config in runs:
         frames = tool.framewise(fit, config)

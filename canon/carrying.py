@@ -46,33 +46,46 @@ class Crossing:
     gain: np.ndarray
 
 
-def crossings(fit: Fit, layer: str, segment: int, times: int = 1) -> list[Crossing]:
+Ways = dict[tuple[int, int, int], Crossing]
+"""From a segment to another, at so many times the canvas's size."""
+
+
+def crossings(fit: Fit, layer: str, segment: int, times: int = 1, ways: Ways | None = None) -> list[Crossing]:
     """The ways from a segment to all that hang together with it by overlaps, in the order in which to go them.
 
     Args:
         times: how many times the canvas's size the images are that are to be carried.
+        ways: those that were found before; what is found is added.
 
     Raises:
         InputError: unknown layer or segment.
     """
     fit.segment_box(layer, segment)
-    return [_crossing(fit, layer, a, b, times) for a, b in neighbours(fit.layer(layer).segments, segment)]
+    ways = {} if ways is None else ways
+    keys = [(a, b, times) for a, b in neighbours(fit.layer(layer).segments, segment)]
+    for key in keys:
+        if key not in ways:
+            ways[key] = _crossing(fit, layer, *key)
+    return [ways[key] for key in keys]
 
 
-def carry(fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool = False) -> np.ndarray:
+def carry(
+    fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool = False, ways: Ways | None = None
+) -> np.ndarray:
     """An image of a layer's whole canvas, made on one segment, with what its neighbours show of the same.
 
     Args:
         image: float32 [Hc k, Wc k, C], premultiplied, 0 outside of the segment.
         colours: whether the channels but the last are colours, in the segment's light; the last one is opacity then.
+        ways: see :func:`crossings`.
 
     Raises:
         InputError: unknown layer or segment.
     """
     times = max(round(image.shape[0] / fit.layer(layer).canvas_size[0]), 1)
-    ways, reached = crossings(fit, layer, segment, times), []
-    out = image.copy() if ways else image
-    for way in ways:
+    path, reached = crossings(fit, layer, segment, times, ways), []
+    out = image.copy() if path else image
+    for way in path:
         found = _cut(remap(out, way.positions), way.known)
         if colours:
             found[..., :-1] *= way.gain
@@ -87,10 +100,14 @@ def carry(fit: Fit, layer: str, image: np.ndarray, segment: int, colours: bool =
     return out
 
 
-def carry_paint(fit: Fit, layer: str, paint: Over, segment: int) -> Over:
-    """Paint on a layer's whole canvas, made on one segment, as :func:`carry` carries it to the others."""
+def carry_paint(fit: Fit, layer: str, paint: Over, segment: int, ways: Ways | None = None) -> Over:
+    """Paint on a layer's whole canvas, made on one segment, as :func:`carry` carries it to the others.
+
+    Args:
+        ways: see :func:`crossings`.
+    """
     premultiplied = _premultiplied(paint)
-    found = carry(fit, layer, premultiplied, segment, colours=True)
+    found = carry(fit, layer, premultiplied, segment, colours=True, ways=ways)
     return paint if found is premultiplied else Over(_straight(found))
 
 

@@ -175,7 +175,10 @@ def _judge(
 
 def _prompts(edits: Iterable[Edit]) -> list[str]:
     """What was asked for in words, each once, in order."""
-    found = (step.provenance.options.get("prompt") for edit in edits for step in edit.steps)
+    found: list[Any] = []
+    for options in (step.provenance.options for edit in edits for step in edit.steps):
+        regions = options.get("regions") or ()
+        found += [str(text).rpartition("=")[2] for text in regions] if regions else [options.get("prompt")]
     return list(dict.fromkeys(text.strip() for text in found if isinstance(text, str) and text.strip()))
 
 

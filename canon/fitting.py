@@ -14,7 +14,7 @@ from canon import registry
 from canon.clip import Clip
 from canon.errors import InputError
 from canon.fits import Fit
-from canon.runtime import peak_memory_mib, tune_allocator
+from canon.runtime import peak_memory_mib, tune_allocator, usable_device
 
 
 def no_progress(stage: str, done: float, figures: Mapping[str, float]) -> None:
@@ -49,7 +49,7 @@ def fit(
     """
     kind = registry.representation(representation)
     config = registry.make_config(kind.Config, {"preset": preset, "solver": solver, **options})
-    chosen = _device(device)
+    chosen = usable_device(device)
     if not 0 <= seed < 2**32:
         raise InputError(f"The seed {seed} is out of range; give a whole number from 0 to {2**32 - 1}.")
     tune_allocator()
@@ -76,16 +76,3 @@ def _fit(
     found.stats["peak_mib"] = round(peak_memory_mib(), 1)
     found.stats["device"] = str(device)
     return found
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"The device '{device}' cannot be used here; choose cpu, or cuda where PyTorch finds a GPU."
-        ) from error
-    return chosen

@@ -18,6 +18,8 @@ from typing import TypeVar
 import cv2
 import torch
 
+from canon.errors import InputError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -36,6 +38,24 @@ def tune_allocator() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(-3, _KEEP_FREED_MEMORY)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, _KEEP_FREED_MEMORY)  # M_TRIM_THRESHOLD
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; of none, CUDA where there is one.
+
+    Raises:
+        InputError: PyTorch cannot use it here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"The device '{device}' cannot be used here; choose cpu, or cuda where PyTorch finds a GPU."
+        ) from error
+    return chosen
 
 
 @contextlib.contextmanager

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from canon.editors.diffusion.models import UNREADABLE, first_line, import_diffusers, offline
-from canon.errors import InputError
+from canon.editors.diffusion.models import UNREADABLE, import_diffusers, offline
+from canon.errors import InputError, first_line
 from canon.storage import to_uint8
 
 _CANNY = (100, 200)
 _EDGE_SCALES = (1.0, 2.0, 4.0)
+_GUESSED = 384  # pixels along the longer side at which depth is guessed
 
 
 def annotate(picture: np.ndarray, kind: str, model: str, device: torch.device) -> np.ndarray:
@@ -68,12 +69,15 @@ def guessed_depth(picture: np.ndarray) -> np.ndarray:
     A stand-in that keeps a picture's large parts apart; it measures nothing.
     """
     gray = cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2GRAY)
+    scale = min(_GUESSED / max(gray.shape), 1.0)
+    gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     reach = max(min(gray.shape) / 16, 1.0)
     sharp = cv2.GaussianBlur(np.abs(gray - cv2.GaussianBlur(gray, (0, 0), 2)), (0, 0), reach)
     tone = cv2.bilateralFilter(cv2.GaussianBlur(gray, (0, 0), 1), 0, 0.15, reach)
     low = np.linspace(0, 1, gray.shape[0], dtype=np.float32)[:, None]
     found = 0.5 * low + 0.3 * sharp / max(float(sharp.max()), 1e-6) + 0.2 * tone
-    return np.asarray((found - found.min()) / max(float(np.ptp(found)), 1e-6), np.float32)
+    found = (found - found.min()) / max(float(np.ptp(found)), 1e-6)
+    return np.asarray(cv2.resize(found, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 @torch.no_grad()
@@ -91,7 +95,7 @@ def segment(picture: np.ndarray, label: str, model: str, device: torch.device) -
     """Where a picture shows something, by Mask2Former or another universal segmenter of transformers, bool [h, w].
 
     Raises:
-        InputError: the model cannot be loaded, does not know the label, or finds nothing of it.
+        InputError: the model cannot be loaded, or does not know the label.
     """
     processor, network = _loaded(model, "AutoModelForUniversalSegmentation", device)
     known = {str(name).lower(): int(number) for number, name in network.config.id2label.items()}
@@ -102,10 +106,7 @@ def segment(picture: np.ndarray, label: str, model: str, device: torch.device) -
     size = [picture.shape[:2]]
     found = processor.post_process_panoptic_segmentation(network(**given), target_sizes=size)[0]
     numbers = [part["id"] for part in found["segments_info"] if part["label_id"] == known[label.lower()]]
-    area = np.isin(found["segmentation"].cpu().numpy(), numbers) if numbers else np.zeros(picture.shape[:2], bool)
-    if not area.any():
-        raise InputError(f"'{model}' finds no '{label}' in the canvas; draw a mask instead.")
-    return area
+    return np.isin(found["segmentation"].cpu().numpy(), numbers) if numbers else np.zeros(picture.shape[:2], bool)
 
 
 @torch.no_grad()

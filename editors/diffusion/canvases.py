@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from canon.boxes import Box, box_size, grown
-from canon.carrying import carry_paint, on_whole_canvas, read_mask
+from canon.carrying import Ways, carry_paint, on_whole_canvas, read_mask
 from canon.editors.diffusion.models import step_of_sides
 from canon.edits import Over, resize_to
 from canon.errors import InputError
@@ -47,7 +47,8 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
     """What is to be edited on a layer's canvases, one region for each segment.
 
     Raises:
-        InputError: unknown layer or segment, or a mask that cannot be read, has another aspect, or selects nothing.
+        InputError: unknown layer or segment, one of which nothing was seen, or a mask that cannot be read, has another
+            aspect, or selects nothing.
     """
     canvas, found = fit.canvas(layer), []
     count = len(fit.segments(layer))
@@ -67,6 +68,10 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
         image = fill_unseen(colours, torch.from_numpy(seen[part].astype(np.float32))).numpy()
         place = tuple(slice(o.start + s.start, o.start + s.stop) for o, s in zip(box, part, strict=True))
         found.append(Region(k, (place[0], place[1]), image, area[part]))
+    if not found:
+        raise InputError(
+            f"Nothing was seen of the layer '{layer}'{'' if segment is None else f' in segment {segment}'}."
+        )
     return found
 
 
@@ -120,16 +125,18 @@ def repainted(fit: Fit, layer: str, found: list[Region], make: Callable[[Region]
     on all that both show.
 
     Args:
-        make: region -> float32 [h, w, 3] in 0..1 of its size, or [h, w, 4] with its own alpha.
+        make: region -> float32 [h, w, 3] in 0..1 of its size, wanted where the region is; or [h, w, 4], with an alpha
+            of its own.
     """
+    ways: Ways = {}
     rgb: np.ndarray | float = 0.0
     covered: np.ndarray | float = 0.0
     lengths = [last - first for first, last in fit.segments(layer)]
     for region in sorted(found, key=lambda region: lengths[region.segment]):
         made = make(region)
-        alpha = region.area * made[..., 3] if made.shape[2] == 4 else region.area
+        alpha = made[..., 3] if made.shape[2] == 4 else region.area
         paint = on_whole_canvas(fit, layer, Over(np.dstack([made[..., :3], alpha])), region.box)
-        rgba = carry_paint(fit, layer, paint, region.segment).rgba
+        rgba = carry_paint(fit, layer, paint, region.segment, ways).rgba
         alpha = rgba[..., 3:]
         rgb, covered = rgb * (1 - alpha) + rgba[..., :3] * alpha, covered * (1 - alpha) + alpha
     assert isinstance(covered, np.ndarray)

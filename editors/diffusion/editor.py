@@ -25,6 +25,13 @@ class DiffusionEditor(Editor):
         Raises:
             InputError: unknown layer or segment, a mask or a model that cannot be used.
         """
+        from canon.editors.diffusion.models import memory_told
+
+        with memory_told():
+            return self.edited(fit, config)
+
+    def edited(self, fit: Fit, config: Any) -> Edit:
+        """The edit, as a call gives it."""
         from canon.editors.diffusion import painters
         from canon.editors.diffusion.running import paint_canvases
 
@@ -34,9 +41,9 @@ class DiffusionEditor(Editor):
         """Every frame painted by itself, with the same model, prompt and noise: what canonical edits are compared with.
 
         Raises:
-            InputError: as of a call.
+            InputError: as of a call, some of it when the first frame is asked for; or an edit of a part of the canvas.
         """
         from canon.editors.diffusion import painters
         from canon.editors.diffusion.running import PaintedFrames
 
-        return PaintedFrames(fit, config, getattr(painters, self.painter)(config))
+        return PaintedFrames(fit, config, getattr(painters, self.painter))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from canon.editors.diffusion.editor import DiffusionEditor
-from canon.editors.diffusion.options import DiffusionConfig, check_strength
+from canon.editors.diffusion.options import DiffusionConfig, check_inversion
 
 
 @dataclass
@@ -19,7 +19,7 @@ class InvertConfig(DiffusionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_strength(self.ratio, self.steps, "ratio")
+        check_inversion(self.ratio, self.steps, self.scheduler)
 
 
 class Invert(DiffusionEditor):

@@ -15,7 +15,7 @@ from canon.boxes import Box, grown
 from canon.coordinates import Size, to_normalised
 from canon.editors.diffusion.canvases import Region, painted, regions, repainted
 from canon.editors.diffusion.painters import StableVideoPainter
-from canon.editors.diffusion.running import as_edit, memory_told
+from canon.editors.diffusion.running import as_edit
 from canon.editors.diffusion.stablevideo import StableVideoConfig
 from canon.editors.painting import pull_back
 from canon.edits import Edit, Over, Step
@@ -52,13 +52,13 @@ def stablevideo(fit: Fit, config: StableVideoConfig) -> Edit:
     found = regions(fit, data.name, config.segment, config.mask, config.feather)
     chosen = {region.segment: _chosen(fit, data.name, region.segment, config) for region in found}
     painter = StableVideoPainter(config)
-    with memory_told():
+
+    def made(region: Region) -> np.ndarray:
         if data.opacity is None or not any(chosen.values()):
-            paint = repainted(fit, data.name, found, lambda region: painted(region.image, region.area, painter))
-        else:
-            paint = repainted(
-                fit, data.name, found, lambda region: _gathered(fit, data.name, region, chosen[region.segment], painter)
-            )
+            return painted(region.image, region.area, painter)
+        return _gathered(fit, data.name, region, chosen[region.segment], painter)
+
+    paint = repainted(fit, data.name, found, made)
     return as_edit(fit, data.name, paint, config, "stablevideo")
 
 

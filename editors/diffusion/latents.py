@@ -8,7 +8,7 @@ windows, and deterministic sampling runs backwards. Parts are diffusers' own: ne
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from canon.editors.diffusion.windows import Window, blended, windows
-from canon.errors import InputError
+from canon.errors import InputError, first_line
 from canon.storage import read_image, to_float, to_uint8
 
 _OVERLAP, _LOCAL_OVERLAP = 0.25, 0.125
@@ -54,7 +54,7 @@ class Guide:
         context: [B, n, d] embeddings of the texts; B = 2 (negative, wanted), 1 without guidance.
         guidance: of the text.
         added: what an XL model and an IP-Adapter are told besides.
-        controls: ControlNets.
+        control: a ControlNet.
         beside: [1, c, h, w] channels that the UNet wants to see besides the latents.
         image_guidance: of the picture, for a model that follows instructions; None for others.
         rescale: share of the contrast that guidance added which is taken back (Lin et al., WACV 2024).
@@ -63,7 +63,7 @@ class Guide:
     context: Tensor
     guidance: float
     added: dict[str, Any] = field(default_factory=dict)
-    controls: Sequence[Control] = ()
+    control: Control | None = None
     beside: Tensor | None = None
     image_guidance: float | None = None
     rescale: float = 0.0
@@ -141,19 +141,23 @@ class LatentModel:
         """The guide of a model that follows instructions about a picture (InstructPix2Pix, Brooks et al., 2023)."""
         return replace(guide, beside=self.encode(picture, scaled=False), image_guidance=image_guidance)
 
+    @torch.no_grad()
     def exemplar(self, path: str, scale: float, guide: Guide) -> dict[str, Any]:
-        """What the IP-Adapter (Ye et al., 2023) says of a picture; nothing without a path.
+        """What the IP-Adapter (Ye et al., 2023) says of a picture, in the order of the guide's context; nothing without
+        a path.
 
         Raises:
             InputError: the picture cannot be read.
         """
         if not path:
             return {}
-        image = Image.fromarray(to_uint8(to_float(read_image(Path(path)))[..., :3]))
+        pixels = to_uint8(to_float(read_image(Path(path)))[..., :3])
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] < 3 else pixels).convert("RGB")
         self.pipeline.set_ip_adapter_scale(scale)
         wants = guide.context.shape[0] > 1
         found = self.pipeline.prepare_ip_adapter_image_embeds(image, None, self.device, 1, wants)
-        return {"image_embeds": found}
+        # InstructPix2Pix's own order is wanted, negative, negative.
+        return {"image_embeds": [one[[1, 0]] if len(one) == 3 else one for one in found]}
 
     # --- pictures ---
 
@@ -167,7 +171,8 @@ class LatentModel:
     def decode(self, latents: Tensor) -> Tensor:
         """The picture [1, 3, h, w] in 0..1."""
         found = self.vae.decode((latents / self.vae.config.scaling_factor).to(self._vae_dtype())).sample
-        return (found.float().nan_to_num() / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
+        check_finite(bool(torch.isfinite(found).all()))
+        return (found.float() / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
     def _vae_dtype(self) -> torch.dtype:
         if self.vae.dtype == torch.float16 and getattr(self.vae.config, "force_upcast", False):
@@ -201,19 +206,17 @@ class LatentModel:
             added = {key: _ordered(value, order) for key, value in added.items()}
         seen = own.repeat(count, 1, 1, 1)
         extra: dict[str, Any] = {"added_cond_kwargs": added} if added else {}
-        for control in guide.controls:
-            down, middle = control.network(
+        if guide.control is not None:
+            shown = place.scaled(self.factor).cut(guide.control.image).to(own)
+            down, middle = guide.control.network(
                 seen,
                 t,
                 encoder_hidden_states=context,
-                controlnet_cond=place.scaled(self.factor).cut(control.image).to(own).repeat(count, 1, 1, 1),
-                conditioning_scale=control.scale,
+                controlnet_cond=shown.repeat(count, 1, 1, 1),
+                conditioning_scale=guide.control.scale,
                 return_dict=False,
                 **extra,
             )
-            if "mid_block_additional_residual" in extra:
-                down = [a + b for a, b in zip(down, extra["down_block_additional_residuals"], strict=True)]
-                middle = middle + extra["mid_block_additional_residual"]
             extra |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         if guide.beside is not None:
             beside = place.cut(guide.beside)
@@ -232,8 +235,15 @@ class LatentModel:
         return _rescaled(against + guide.guidance * (wanted - against), wanted, guide.rescale)
 
     def levels(self, steps: int, strength: float = 1.0) -> Tensor:
-        """The timesteps of a run of ``steps`` at ``strength``, from noisy to clean; the scheduler is set to them."""
-        self.scheduler.set_timesteps(steps, device=self.device)
+        """The timesteps of a run of ``steps`` at ``strength``, from noisy to clean; the scheduler is set to them.
+
+        Raises:
+            InputError: they are more than the model has.
+        """
+        try:
+            self.scheduler.set_timesteps(steps, device=self.device)
+        except ValueError as error:
+            raise InputError(f"The model cannot be sampled in {steps} steps: {first_line(error)}.") from error
         order = int(getattr(self.scheduler, "order", 1))
         begin = max(steps - min(int(steps * strength), steps), 0) * order
         if hasattr(self.scheduler, "set_begin_index"):
@@ -276,14 +286,14 @@ class LatentModel:
             trajectory: timestep -> latents at that noise level.
 
         Raises:
-            InputError: the scheduler has no cumulative alphas, such as one of flow matching.
+            InputError: no level is left from which there is a way back.
         """
-        if not hasattr(self.scheduler, "alphas_cumprod"):
-            raise InputError(f"A {type(self.scheduler).__name__} cannot be inverted; use --scheduler DDIMScheduler.")
         levels = self.levels(steps, ratio)
         alphas = self.scheduler.alphas_cumprod.to(self.device)
         # At the very last level of a zero-SNR schedule nothing is left of the picture to come back to.
         levels = levels[alphas[levels.long()] > 1e-4]
+        if not len(levels):
+            raise InputError(f"{steps} steps are too few to come back from noise; give more steps.")
         trajectory: dict[int, Tensor] = {}
         before = self.scheduler.final_alpha_cumprod.to(self.device)
         ways = [int(t) for t in levels.flip(0)]
@@ -305,6 +315,16 @@ class LatentModel:
         if kind == "epsilon":
             return (latents - (1 - alpha).sqrt() * found) / alpha.sqrt(), found
         return found, (latents - alpha.sqrt() * found) / (1 - alpha).sqrt().clamp_min(1e-4)
+
+
+def check_finite(finite: bool) -> None:
+    """Refuse what a model made if it is not all numbers.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not finite:
+        raise InputError("The model's numbers ran over; choose another --dtype, such as bfloat16 or float32.")
 
 
 def _rescaled(guided: Tensor, wanted: Tensor, share: float) -> Tensor:

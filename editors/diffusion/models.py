@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
-from functools import lru_cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from canon.editors.diffusion.latents import LatentModel
 from canon.editors.diffusion.mini.heads import has_instructions, instructed_pipeline, mini_weights
 from canon.editors.diffusion.options import MINI, DiffusionConfig
-from canon.errors import InputError
+from canon.errors import InputError, first_line
+from canon.runtime import usable_device
+from canon.storage import content_hash, file_digest
 
 log = logging.getLogger("canon")
 
@@ -30,7 +35,10 @@ _INSTRUCTED = ("InstructPix2Pix", "Kontext", "QwenImageEdit")
 _FILLS_ONLY = ("Fill",)
 _LOCAL = 6
 """Times the size that it was trained on at which a model without self-attention is used."""
-UNREADABLE = (OSError, ImportError, KeyError, TypeError, ValueError, RuntimeError)
+_LARGE, _SAMPLES, _SAMPLED = 1 << 26, 33, 1 << 20
+"""Bytes from which a file is hashed by samples, their number, and their bytes."""
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+UNREADABLE = (OSError, ImportError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError)
 """What loading of a model raises where there is none, or one of another kind."""
 
 
@@ -57,35 +65,29 @@ def load_model(config: DiffusionConfig, task: str) -> Model:
         task: DESCRIBE, FILL or INSTRUCT.
 
     Raises:
-        InputError: diffusers is missing, the model is none or not there, or it is of another kind.
+        InputError: diffusers is missing, the model is none or not there, it is of another kind, or memory is too small.
     """
     import_diffusers()
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = _dtype(config.dtype, device)
-    files = tuple(map(fingerprint, (*config.lora, config.ip_adapter)))
-    return _loaded(
-        config.model, fingerprint(config.model), task, dtype, device, config.scheduler, config.lora, config.ip_adapter,
-        files, config.offload,
-    )  # fmt: skip
+    device = usable_device(config.device)
+    version = tuple(map(fingerprint, (config.model, *config.lora, config.ip_adapter)))
+    asked = (task, str(device), config.dtype, config.scheduler, len(config.lora), config.offload, *version)
+    if asked not in _kept:
+        _kept.clear()  # before the next one needs the memory
+        with memory_told():
+            _kept[asked] = _loaded(config, task, device)
+    return _kept[asked]
 
 
-# One model at a time is kept: several layers, canvases and variants ask for the same one.
-@lru_cache(maxsize=1)
-def _loaded(
-    name: str,
-    _version: str,
-    task: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    scheduler: str,
-    lora: tuple[str, ...],
-    ip_adapter: str,
-    _files: tuple[str, ...],
-    offload: bool,
-) -> Model:
+_kept: dict[tuple[Any, ...], Model] = {}
+"""The model that was asked for last: several layers, canvases and variants ask for the same one."""
+
+
+def _loaded(config: DiffusionConfig, task: str, device: torch.device) -> Model:
     diffusers = import_diffusers()
+    name = config.model
     folder = mini_folder() if name == MINI else name
     kind = _class_name(diffusers, folder)
+    dtype = _dtype(config.dtype, device, kind)
     instructed = task == INSTRUCT and has_instructions(Path(folder))
     if not instructed:
         _check_kind(name, kind, task)
@@ -103,13 +105,12 @@ def _loaded(
         pipeline = _for_task(diffusers, pipeline, name, kind, task)
     elif not instructed:
         _check_channels(pipeline, name, kind, task)
-    if scheduler:
-        pipeline.scheduler = _scheduler(diffusers, scheduler, pipeline.scheduler)
-    for weights in lora:
-        _add_lora(pipeline, weights)
-    if ip_adapter:
-        _add_ip_adapter(pipeline, ip_adapter)
-    if offload and device.type == "cuda":
+    if config.scheduler:
+        pipeline.scheduler = _scheduler(diffusers, config.scheduler, pipeline.scheduler)
+    _add_loras(pipeline, config.lora)
+    if config.ip_adapter:
+        _add_ip_adapter(pipeline, config.ip_adapter)
+    if config.offload and device.type == "cuda":
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.to(device)
@@ -187,23 +188,46 @@ def step_of_sides(model: Model) -> int:
 
 
 def fingerprint(model: str) -> str:
-    """What tells versions of a model apart: for a folder, a hash of its files' names, sizes and configs."""
-    from canon.storage import content_hash, file_digest
-
+    """What tells versions of a model apart: a hash of its folder or file, or its hub id with the revision."""
     folder = mini_folder() if model == MINI else Path(model)
-    if not model or not folder.exists():
+    if not model:
         return model
+    if not folder.exists():
+        return _with_revision(model)
     if folder.is_file():
-        return file_digest(folder)
+        return _digest(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    small = [file_digest(path) for path in files if path.suffix == ".json" or path.stat().st_size < 1 << 26]
-    return content_hash([[str(path.relative_to(folder)), path.stat().st_size] for path in files], small)
+    return content_hash([[str(path.relative_to(folder)), _digest(path)] for path in files])
+
+
+def _digest(path: Path) -> str:
+    """Hash of a file; of a large one, of its size, its beginning and end, and samples between them."""
+    size = path.stat().st_size
+    if size < _LARGE:
+        return file_digest(path)
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for k in range(_SAMPLES):
+            file.seek(k * (size - _SAMPLED) // (_SAMPLES - 1))
+            found.update(file.read(_SAMPLED))
+    return found.hexdigest()
+
+
+def _with_revision(name: str) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("model_index.json", "config.json"):
+        with contextlib.suppress(ValueError):
+            path = try_to_load_from_cache(name, file)
+            if isinstance(path, str):
+                return f"{name}@{Path(path).parent.name}"
+    return name
 
 
 def _native_size(pipeline: Any) -> int:
     core = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     config = getattr(core, "config", None)
-    latents = getattr(config, "sample_size", None) or 64
+    latents = getattr(config, "sample_size", None) or getattr(pipeline, "default_sample_size", None) or 64
     latents = latents if isinstance(latents, int) else max(latents)
     # Where no latent looks at all others, larger pictures are more of the same.
     times = _LOCAL if getattr(config, "only_cross_attention", False) is True else 1
@@ -223,8 +247,13 @@ def _check_channels(pipeline: Any, name: str, kind: str, task: str) -> None:
     vae: Any = getattr(pipeline, "vae", None)
     if type(pipeline.unet).__name__ != "UNet2DConditionModel" or not hasattr(vae, "decode"):
         raise InputError(f"'{name}' is a {kind}, which is no {_WANTED[task]}.")
+    own = pipeline.unet.config
+    xl = getattr(pipeline, "text_encoder_2", None) is not None
+    aesthetic = getattr(pipeline.config, "requires_aesthetics_score", False)
+    if own.class_embed_type is not None or own.addition_embed_type != ("text_time" if xl else None) or aesthetic:
+        raise InputError(f"'{name}' is a {kind} that is told more than a prompt; give a {_WANTED[task]}.")
     width = vae.config.latent_channels
-    beside = pipeline.unet.config.in_channels - width
+    beside = own.in_channels - width
     if (task == DESCRIBE and beside) or (task == FILL and beside not in (0, 1 + width)):
         raise InputError(f"'{name}' is a {kind} whose UNet is made for another task; give a {_WANTED[task]}.")
 
@@ -274,9 +303,11 @@ def offline(model: str | Path) -> bool:
     return Path(model).is_dir() or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+def _dtype(name: str, device: torch.device, kind: str) -> torch.dtype:
+    if name == "auto" and device.type != "cuda":
+        return torch.float32
+    if name == "auto":  # transformers such as FLUX.1's and Qwen's run over in half precision
+        return torch.float16 if "StableDiffusion" in kind else torch.bfloat16
     found = getattr(torch, name)
     assert isinstance(found, torch.dtype)
     return found
@@ -287,38 +318,64 @@ def _scheduler(diffusers: Any, name: str, current: Any) -> Any:
     names = [one.__name__ for one in getattr(current, "compatibles", [])]
     if kind is None or (names and name not in names):
         raise InputError(f"The model cannot be sampled with '{name}'; choose one of {', '.join(sorted(names))}.")
-    return kind.from_config(current.config)
-
-
-def _add_lora(pipeline: Any, weights: str) -> None:
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise InputError(f"A {type(pipeline).__name__} takes no LoRA.")
-    local = offline(weights) or Path(weights).is_file()
     try:
-        pipeline.load_lora_weights(weights, local_files_only=local, use_safetensors=True)
-    except UNREADABLE as error:
-        raise InputError(f"The LoRA '{weights}' cannot be loaded: {first_line(error)}.") from error
+        # Latents have no bounds; a configuration without the word would have them clipped.
+        return kind.from_config({**current.config, "clip_sample": False})
+    except (ImportError, ValueError) as error:
+        raise InputError(f"The model cannot be sampled with '{name}': {first_line(error)}.") from error
+
+
+def _add_loras(pipeline: Any, files: tuple[str, ...]) -> None:
+    if files and not hasattr(pipeline, "load_lora_weights"):
+        raise InputError(f"A {type(pipeline).__name__} takes no LoRA.")
+    names = [f"lora-{k}" for k in range(len(files))]
+    for name, weights in zip(names, files, strict=True):
+        local = offline(weights) or Path(weights).is_file()
+        try:
+            pipeline.load_lora_weights(weights, adapter_name=name, local_files_only=local, use_safetensors=True)
+        except UNREADABLE as error:
+            raise InputError(f"The LoRA '{weights}' cannot be loaded: {first_line(error)}.") from error
+    if len(names) > 1:
+        pipeline.set_adapters(names)  # else the last one alone counts
 
 
 def _add_ip_adapter(pipeline: Any, weights: str) -> None:
-    if not hasattr(pipeline, "load_ip_adapter"):
-        raise InputError(f"A {type(pipeline).__name__} takes no IP-Adapter.")
+    from transformers import CLIPVisionModelWithProjection
+
+    if not hasattr(pipeline, "load_ip_adapter") or getattr(pipeline, "unet", None) is None:
+        raise InputError(f"A {type(pipeline).__name__} takes no IP-Adapter here; Stable Diffusion 1.5, 2.1 and XL do.")
     path = Path(weights)
-    place, file = (path.parent, path.name) if path.is_file() else (path, "ip-adapter_sd15.safetensors")
-    if path.suffix not in ("", ".safetensors"):
+    if path.suffix in _PICKLED or (path.is_file() and path.suffix != ".safetensors"):
         raise InputError(f"The IP-Adapter '{weights}' is no .safetensors file; others are not opened.")
+    xl = getattr(pipeline, "text_encoder_2", None) is not None
+    place, file = (
+        (path.parent, path.name) if path.is_file() else (path, f"ip-adapter_sd{'xl' if xl else '15'}.safetensors")
+    )
+    inside = "" if place.is_dir() else "sdxl_models" if xl else "models"
+    local = offline(place)
     try:
-        pipeline.load_ip_adapter(
+        # diffusers would open an encoder that is pickled, too.
+        encoder = CLIPVisionModelWithProjection.from_pretrained(
             str(place),
-            subfolder="" if place.is_dir() else "models",
-            weight_name=file,
-            image_encoder_folder=str((place / "image_encoder").resolve()) if place.is_dir() else "models/image_encoder",
-            local_files_only=offline(place),
+            subfolder=f"{inside}/image_encoder".lstrip("/"),
+            dtype=pipeline.dtype,
+            local_files_only=local,
+            use_safetensors=True,
+        )
+        pipeline.register_modules(image_encoder=encoder)
+        pipeline.load_ip_adapter(
+            str(place), subfolder=inside, weight_name=file, image_encoder_folder=None, local_files_only=local
         )
     except UNREADABLE as error:
         raise InputError(f"The IP-Adapter '{weights}' cannot be loaded: {first_line(error)}.") from error
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, for the middle of a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+@contextlib.contextmanager
+def memory_told() -> Iterator[None]:
+    """Say in a sentence what to do where a GPU's memory is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            "The GPU's memory is too small for this; lower --size, add --offload, or use --device cpu."
+        ) from error

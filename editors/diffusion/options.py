@@ -29,7 +29,7 @@ class DiffusionConfig:
     feather: float = 4.0
     """Texels over which the mask's edge fades."""
     segment: int | None = None
-    """Which canvas, from 0, where the layer has several; none = all."""
+    """Which canvas, from 0, where the layer has several; none = all, or with --mask the first."""
     guidance: float = 7.5
     """How much the prompt counts against what the model finds likely."""
     guidance_rescale: float | None = None
@@ -88,6 +88,17 @@ def check_strength(strength: float, steps: int, what: str = "strength") -> None:
         raise InputError(f"The {what} {strength:g} is out of range; choose above 0, up to 1.")
     if int(steps * strength) < 1:
         raise InputError(f"{steps} steps at {what} {strength:g} are none; give more steps.")
+
+
+def check_inversion(ratio: float, steps: int, scheduler: str) -> None:
+    """Refuse a share of all noise levels that is none of them, and a scheduler with which there is no way back.
+
+    Raises:
+        InputError: see :func:`check_strength`; or the scheduler is another than DDIM.
+    """
+    check_strength(ratio, steps, "ratio")
+    if scheduler not in ("", "DDIMScheduler"):
+        raise InputError(f"Inversion goes by DDIM, not by '{scheduler}'; leave --scheduler out.")
 
 
 @dataclass

@@ -6,7 +6,6 @@ import copy
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +26,7 @@ from canon.editors.diffusion.latents import (
     Guide,
     Keep,
     LatentModel,
+    check_finite,
     latent_mask,
     random_latents,
     to_picture,
@@ -100,7 +100,7 @@ class Painter(ABC, Generic[C]):
         picture: np.ndarray,
         strength: float,
         area: np.ndarray | None = None,
-        controls: Sequence[Control] = (),
+        control: Control | None = None,
     ) -> np.ndarray:
         """Noise added to a picture and taken away again (SDEdit; Meng et al., ICLR 2022); beyond the area it stays."""
         own, model = self.config, self.model
@@ -108,7 +108,7 @@ class Painter(ABC, Generic[C]):
             parts = {"strength": strength}
             return self._in_windows(picture, parts) if area is None else self._called(picture, parts)
         latents = model.encode(to_tensor(picture))
-        guide = replace(self._guide(model, size_of(picture)), controls=controls)
+        guide = replace(self._guide(model, size_of(picture)), control=control)
         noise, generator = random_latents(model, size_of(picture), own.seed)
         levels = model.levels(own.steps, strength)
         keep = None
@@ -118,9 +118,9 @@ class Painter(ABC, Generic[C]):
         found = model.denoise(model.noised(latents, noise, levels[:1]), levels, guide, generator, keep)
         return to_picture(model.decode(found))
 
-    def _gone_over(self, picture: np.ndarray, controls: Sequence[Control] = ()) -> np.ndarray:
+    def _gone_over(self, picture: np.ndarray, control: Control | None = None) -> np.ndarray:
         """A picture with detail added, by one step at least."""
-        return self._described(picture, max(self.config.refine, 1.001 / self.config.steps), controls=controls)
+        return self._described(picture, max(self.config.refine, 1.001 / self.config.steps), control=control)
 
     def _in_windows(self, picture: np.ndarray, options: dict[str, Any]) -> np.ndarray:
         places = windows(size_of(picture), self.model.native, _WINDOW_OVERLAP, 16)
@@ -155,7 +155,8 @@ class Painter(ABC, Generic[C]):
         known = inspect.signature(pipeline.__call__).parameters
         with torch.no_grad():
             found = pipeline(**{k: v for k, v in given.items() if k in known and v is not None}).images[0]
-        found = np.clip(np.nan_to_num(np.asarray(found, np.float32)), 0, 1)
+        check_finite(bool(np.isfinite(found).all()))
+        found = np.clip(np.asarray(found, np.float32), 0, 1)
         if size_of(found) != (height, width):
             found = cv2.resize(found, (width, height), interpolation=cv2.INTER_AREA)
         return np.asarray(found, np.float32)
@@ -212,7 +213,7 @@ class ControlledPainter(Painter[K]):
 
     def refine(self, picture: np.ndarray, source: np.ndarray) -> np.ndarray:
         """See :meth:`Painter.refine`."""
-        return self._gone_over(picture, [self._held(source)])
+        return self._gone_over(picture, self._held(source))
 
     def _held(self, picture: np.ndarray) -> Control:
         own, model = self.config, self.model
@@ -226,7 +227,7 @@ class ControlnetPainter(ControlledPainter[ControlnetConfig]):
     def paint(self, picture: np.ndarray, area: np.ndarray) -> np.ndarray:
         """See :meth:`Painter.paint`."""
         own = self.config
-        return self._described(picture, own.strength, area if own.mask else None, [self._held(picture)])
+        return self._described(picture, own.strength, area if own.mask else None, self._held(picture))
 
 
 class InstructPainter(Painter[InstructConfig]):
@@ -278,7 +279,7 @@ class StableVideoPainter(ControlledPainter[StableVideoConfig]):
 
     def paint(self, picture: np.ndarray, area: np.ndarray) -> np.ndarray:
         """See :meth:`Painter.paint`."""
-        return self._described(picture, self.strength, area if self.strength < 1 else None, [self._held(picture)])
+        return self._described(picture, self.strength, area if self.strength < 1 else None, self._held(picture))
 
 
 class InvertPainter(Painter[InvertConfig]):
@@ -301,7 +302,7 @@ class VidEditPainter(ControlledPainter[VidEditConfig]):
     def paint(self, picture: np.ndarray, area: np.ndarray) -> np.ndarray:
         """See :meth:`Painter.paint`."""
         own, model = self.config, invertible(self.model)
-        guide = replace(self._guide(model, size_of(picture)), controls=[self._held(picture)])
+        guide = replace(self._guide(model, size_of(picture)), control=self._held(picture))
         return inverted(model, guide, picture, area, own.source_prompt, own.steps, own.ratio)
 
 
@@ -319,7 +320,8 @@ def invertible(model: Model) -> LatentModel:
     if isinstance(model.scheduler, DDIMScheduler):
         return model
     own = copy.copy(model)  # the model is kept for other edits, too
-    own.scheduler = DDIMScheduler.from_config(model.scheduler.config)
+    # Latents have no bounds; a configuration without the word would have them clipped.
+    own.scheduler = DDIMScheduler.from_config({**model.scheduler.config, "clip_sample": False})
     return own
 
 
@@ -341,7 +343,9 @@ def inverted(
         ratio: how far it is inverted, 0..1 of all noise levels.
     """
     latents = model.encode(to_tensor(picture))
-    own = replace(model.guide(source_prompt, "", 1.0, size_of(picture)), controls=guide.controls)
+    own = replace(model.guide(source_prompt, "", 1.0, size_of(picture)), control=guide.control)
+    if "image_embeds" in guide.added:  # the source is no exemplar
+        own.added["image_embeds"] = [torch.zeros_like(one[:1]) for one in guide.added["image_embeds"]]
     levels, trajectory = model.invert(latents, own, steps, ratio)
     wanted = latent_mask(area, model.factor, model.device).to(model.dtype)
     keep = Keep(wanted, lambda t: latents if t is None else trajectory[int(t)])

@@ -10,20 +10,19 @@ import cv2
 import numpy as np
 import torch
 
-from canon.boxes import box_size
+from canon.boxes import Box, box_size
 from canon.carrying import read_mask
 from canon.editors.diffusion.annotators import segment, segment_at
 from canon.editors.diffusion.canvases import Region, cropped, painted, regions, repainted
 from canon.editors.diffusion.options import MINI
 from canon.editors.diffusion.painters import VidEditPainter, tell_unknown_words
-from canon.editors.diffusion.running import as_edit, memory_told
+from canon.editors.diffusion.running import as_edit
 from canon.editors.diffusion.videdit import VidEditConfig
 from canon.edits import Edit, resize_to
 from canon.errors import InputError
 from canon.fits import Fit
 
 _BOX = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*")
-
 _POINT = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*")
 
 
@@ -32,6 +31,7 @@ def videdit(fit: Fit, config: VidEditConfig) -> Edit:
     name = fit.layer(config.layer or fit.layers[0]).name
     found = regions(fit, name, config.segment, config.mask, config.feather)
     named = [text.rpartition("=")[::2] for text in config.regions]
+    selected: set[str] = set()
     painter = VidEditPainter(config)
     if config.model == MINI:
         tell_unknown_words(" ".join(prompt for _, prompt in named))
@@ -40,22 +40,52 @@ def videdit(fit: Fit, config: VidEditConfig) -> Edit:
     def made(region: Region) -> np.ndarray:
         if not named:
             return painted(region.image, region.area, painter)
-        image, covered = region.image, np.zeros(region.area.shape, np.float32)
+        canvas = Regions(region.image)
         for area, prompt in named:
             own = _area(fit, name, region, area, painter) * region.area
             part = cropped(own)
-            if part is None:
-                raise InputError(f"The region '{area}' selects nothing of the layer '{name}'.")
-            painter.config = replace(config, prompt=prompt)
-            new = painted(image[part], own[part], painter)
-            image = image.copy()
-            image[part] += own[part][..., None] * (new - image[part])
-            covered = np.maximum(covered, own)
-        return np.dstack([image, covered])
+            if part is not None:
+                painter.config = replace(config, prompt=prompt)
+                canvas.put(part, painted(canvas.shown(part), own[part], painter), own[part])
+                selected.add(area)
+        return canvas.rgba
 
-    with memory_told():
-        paint = repainted(fit, name, found, made)
+    paint = repainted(fit, name, found, made)
+    for area, _ in named:
+        if area not in selected:
+            raise InputError(f"The region '{area}' selects nothing of the layer '{name}'; draw a mask instead.")
     return as_edit(fit, name, paint, config, "videdit", files)
+
+
+class Regions:
+    """Regions that were repainted one after the other, over what was there."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        """Begin with none, on a picture float32 [h, w, 3]."""
+        self.image = image
+        self.paint = np.zeros((*image.shape[:2], 4), np.float32)
+        """What was repainted, premultiplied."""
+
+    def put(self, part: Box, colours: np.ndarray, alpha: np.ndarray) -> None:
+        """Lay [h, w, 3] with alpha [h, w] over a part.
+
+        What lay there gives way only as far as there is no room, so that two soft edges that meet leave no seam of what
+        is below them (disjoint over).
+        """
+        below = self.paint[part]
+        left = np.minimum(below[..., 3], 1 - alpha) / np.maximum(below[..., 3], 1e-6)
+        self.paint[part] = below * left[..., None] + np.dstack([colours * alpha[..., None], alpha])
+
+    def shown(self, part: Box) -> np.ndarray:
+        """A part of the picture with what was repainted, float32 [h, w, 3]."""
+        paint = self.paint[part]
+        return np.asarray(self.image[part] * (1 - paint[..., 3:]) + paint[..., :3])
+
+    @property
+    def rgba(self) -> np.ndarray:
+        """What was repainted, float32 [h, w, 4], not premultiplied."""
+        alpha = self.paint[..., 3:]
+        return np.dstack([self.paint[..., :3] / np.maximum(alpha, 1e-6), alpha])
 
 
 def _area(fit: Fit, layer: str, region: Region, area: str, painter: VidEditPainter) -> np.ndarray:
@@ -64,6 +94,10 @@ def _area(fit: Fit, layer: str, region: Region, area: str, painter: VidEditPaint
     size = box_size(whole)
     numbers = _BOX.fullmatch(area)
     feather = painter.config.feather
+    at = _POINT.fullmatch(area)
+    placed = numbers or at or Path(area).is_file()
+    if placed and region.segment != (painter.config.segment or 0):  # a place is one of one canvas, a name of all
+        return np.zeros(region.area.shape, np.float32)
     found: np.ndarray
     if numbers:
         x, y, width, height = (int(value) for value in numbers.groups())
@@ -74,7 +108,6 @@ def _area(fit: Fit, layer: str, region: Region, area: str, painter: VidEditPaint
     elif painter.config.segmenter:
         shown = fit.canonical(layer, region.segment).rgba[..., :3]
         model, device = painter.config.segmenter, torch.device(painter.model.pipeline.device)
-        at = _POINT.fullmatch(area)
         if at:
             shown = segment_at(shown, (int(at[1]), int(at[2])), model, device)
         else:

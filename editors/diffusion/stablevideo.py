@@ -52,8 +52,8 @@ class StableVideo(DiffusionEditor):
     name = "stablevideo"
     painter = "StableVideoPainter"
 
-    def __call__(self, fit: Fit, config: StableVideoConfig) -> Edit:
-        """See :meth:`DiffusionEditor.__call__`."""
+    def edited(self, fit: Fit, config: StableVideoConfig) -> Edit:
+        """See :meth:`DiffusionEditor.edited`."""
         from canon.editors.diffusion.keyframes import stablevideo
 
         return stablevideo(fit, config)

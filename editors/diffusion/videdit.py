@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from canon.editors.diffusion.editor import DiffusionEditor
-from canon.editors.diffusion.options import ControlConfig, check_strength
+from canon.editors.diffusion.options import ControlConfig, check_inversion
 from canon.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class VidEditConfig(ControlConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.regions = tuple(self.regions)
-        check_strength(self.ratio, self.steps, "ratio")
+        check_inversion(self.ratio, self.steps, self.scheduler)
         if not self.regions and not self.prompt.strip():
             raise InputError("A prompt is needed: say with --prompt or --regions what the layer is to look like.")
         for text in self.regions:
@@ -53,8 +53,8 @@ class VidEdit(DiffusionEditor):
     name = "videdit"
     painter = "VidEditPainter"
 
-    def __call__(self, fit: Fit, config: VidEditConfig) -> Edit:
-        """See :meth:`DiffusionEditor.__call__`."""
+    def edited(self, fit: Fit, config: VidEditConfig) -> Edit:
+        """See :meth:`DiffusionEditor.edited`."""
         from canon.editors.diffusion.prompted_regions import videdit
 
         return videdit(fit, config)

@@ -450,13 +450,13 @@ def ip_adapter(folder: Path) -> Path:
     return folder / "ip-adapter.safetensors"
 
 
-def lora(folder: Path) -> Path:
+def lora(folder: Path, seed: int = 0) -> Path:
     """A LoRA for the UNet of :func:`stable_diffusion`, with an effect."""
     from diffusers import StableDiffusionPipeline
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = unet()
     network.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(network))

@@ -118,9 +118,9 @@ def test_the_controlnet_holds_edges() -> None:
     guide = model.guide("a yellow circle on blue", "", 4.0, SIZE)
     noise, generator = random_latents(model, SIZE, 0)
     scores = []
-    for controls in ([Control(network, shown)], []):
+    for control in (Control(network, shown), None):
         levels = model.levels(15)
-        made = to_picture(model.decode(model.denoise(noise, levels, replace(guide, controls=controls), generator)))
+        made = to_picture(model.decode(model.denoise(noise, levels, replace(guide, control=control), generator)))
         slope = np.hypot(*np.gradient(made.mean(axis=2)))
         scores.append(float(slope[edges > 0].mean() / slope.mean()))
     assert scores[0] > 1.5 * scores[1] and scores[0] > 2, scores

@@ -13,7 +13,9 @@ from contracts import EditorContract, fit  # noqa: F401
 from truth import small_scene, split_in_two, true_fit
 
 import canon
+from canon.editors.diffusion import prompted_regions
 from canon.editors.diffusion.keyframes import _median
+from canon.editors.diffusion.prompted_regions import Regions
 from canon.edits import Over
 from canon.errors import InputError
 from canon.fits import Fit
@@ -102,7 +104,7 @@ class TestInpaintContract(DiffusionContract):
     def test_frame_by_frame_baseline(self, fit: Fit, tmp_path: Path) -> None:  # noqa: F811
         kind = editor(self.name)
         config = make_config(kind.Config, {**self.options(fit, tmp_path), "layer": "foreground"})
-        with pytest.raises(InputError, match="mask is one of the canvas"):
+        with pytest.raises(InputError, match="--mask is of the canvas"):
             kind().framewise(fit, config)
 
 
@@ -147,7 +149,11 @@ def test_families(fit: Fit, models: dict[str, str], name: str, family: str, tmp_
         ("videdit", "stable_diffusion", {"controlnet": "controlnet", "regions": ("999,999,9,9=gold",)}, "nothing"),
         ("videdit", "stable_diffusion", {"controlnet": "controlnet", "prompt": ""}, "prompt is needed"),
         ("stablevideo", "stable_diffusion", {"controlnet": "controlnet", "at": (999,)}, "no frame 999"),
+        ("invert", "stable_diffusion", {"scheduler": "EulerDiscreteScheduler"}, "by DDIM"),
+        ("restyle", "stable_diffusion", {"steps": 2000}, "cannot be sampled in 2000 steps"),
+        ("restyle", "stable_diffusion", {"device": "gpu"}, "cannot be used here"),
         ("restyle", "stable_diffusion", {"exemplar": "x.png"}, "go together"),
+        ("restyle", "flux", {"exemplar": "x.png", "ip_adapter": "x.safetensors"}, "takes no IP-Adapter"),
         ("restyle", "stable_diffusion", {"exemplar": "x.png", "ip_adapter": "x.bin"}, "others are not opened"),
     ],
 )
@@ -183,6 +189,45 @@ def test_regions_have_prompts_of_their_own(fit: Fit, models: dict[str, str]) -> 
     assert np.array_equal(both.rgba[part], one.rgba[part]) and not np.array_equal(other.rgba[part], one.rgba[part])
     assert (both.rgba[:, width // 2 - 6 : width // 2 + 6, 3] == 0).all() and (one.rgba[:, width // 2 :, 3] == 0).all()
     assert (both.rgba[:, width // 2 + 10 :, 3] > 0).any()
+
+
+def test_regions_that_meet_leave_no_seam() -> None:
+    left = np.clip(np.linspace(1.5, -0.5, 20, dtype=np.float32), 0, 1)[None].repeat(6, axis=0)
+    whole = np.s_[0:6, 0:20]
+    found = Regions(np.zeros((6, 20, 3), np.float32))
+    found.put(whole, np.full((6, 20, 3), 0.8, np.float32), left)
+    assert np.allclose(found.rgba[..., 3], left) and np.allclose(found.rgba[:, :10, :3], 0.8)
+    found.put(whole, np.full((6, 20, 3), 0.4, np.float32), 1 - left)
+    assert np.allclose(found.rgba[..., 3], 1)
+    assert np.allclose(found.shown(whole)[..., 0], 0.8 * left + 0.4 * (1 - left), atol=1e-6)
+    found.put(np.s_[2:4, 2:5], np.ones((2, 3, 3), np.float32), np.ones((2, 3), np.float32))
+    assert np.allclose(found.rgba[2:4, 2:5], 1)
+
+
+def test_regions_have_no_baseline_and_prompts_that_are_known(fit: Fit, models: dict[str, str]) -> None:  # noqa: F811
+    options = {**FAST, "layer": "foreground", "model": models["stable_diffusion"], "prompt": "", "steps": 3}
+    options |= {"controlnet": models["controlnet"], "regions": ("0,0,50,60=red",)}
+    edit = canon.edit(fit, "videdit", **options)
+    with pytest.raises(InputError, match="--regions is of the canvas"):
+        canon.evaluate(fit, edit, framewise=True)
+    assert canon.evaluate(fit, edit)["palette_distance"] > 0
+    weights = edit.steps[0].provenance.options["weights"]
+    assert list(weights) == [models["controlnet"]] and weights[models["controlnet"]] != models["controlnet"]
+
+
+def test_a_place_is_one_of_one_segment(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    split = split_in_two(true_fit(small_scene("pan")), "foreground", 4, 2)
+    options = {**FAST, "model": models["stable_diffusion"], "controlnet": models["controlnet"], "steps": 3}
+    painted: list[int] = []
+    monkeypatch.setattr(prompted_regions, "painted", lambda image, *_: painted.append(0) or np.ones_like(image))
+    common = {"layer": "foreground", "regions": ("0,0,999,999=gold",)}
+    for segment in (None, 1):
+        painted.clear()
+        rgba = canon.edit(split, "videdit", **common, segment=segment, **options).steps[0].operation.rgba
+        assert len(painted) == 1 and (rgba[split.segment_box("foreground", segment or 0)][..., 3] > 0.99).any()
+    split.layer("foreground").coverage[split.segment_box("foreground", 1)] = 0
+    with pytest.raises(InputError, match="Nothing was seen of the layer 'foreground' in segment 1"):
+        canon.edit(split, "videdit", **common, segment=1, **options)
 
 
 def test_the_median_counts_what_is_there() -> None:

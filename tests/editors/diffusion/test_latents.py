@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from diffusers import EulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from canon.editors.diffusion import models
 from canon.editors.diffusion.latents import Control, Keep, LatentModel, latent_mask, random_latents, to_tensor
-from canon.editors.diffusion.models import DESCRIBE, FILL, INSTRUCT, load_controlnet, load_model
+from canon.editors.diffusion.models import DESCRIBE, FILL, INSTRUCT, fingerprint, load_controlnet, load_model
 from canon.editors.diffusion.options import DiffusionConfig
+from canon.editors.diffusion.painters import invertible
 from canon.editors.diffusion.windows import blended, windows
+from canon.storage import write_image
 
 SIZE = (32, 48)
 
@@ -100,11 +104,11 @@ def test_equals_the_controlled_pipeline(tmp_path: Path, picture: torch.Tensor) -
     noise, generator = random_latents(model, SIZE, 0)
     common = {"guidance_scale": 3.0, "num_inference_steps": 4, "controlnet_conditioning_scale": 0.8}
     theirs = pipeline("gold", image=picture, latents=noise.clone(), output_type="latent", **common).images
-    guide = replace(model.guide("gold", "", 3.0, SIZE), controls=[Control(network, picture, 0.8)])
+    guide = replace(model.guide("gold", "", 3.0, SIZE), control=Control(network, picture, 0.8))
     levels = model.levels(4)
     ours = model.denoise(noise * model.scheduler.init_noise_sigma, levels, guide, generator)
     assert torch.allclose(ours, theirs, atol=1e-4), float((ours - theirs).abs().max())
-    free = model.denoise(noise, model.levels(4), replace(guide, controls=()), generator)
+    free = model.denoise(noise, model.levels(4), replace(guide, control=None), generator)
     assert float((ours - free).abs().max()) > 1e-3, "the ControlNet is to have an effect"
 
 
@@ -156,6 +160,42 @@ def test_a_large_picture_is_denoised_in_windows_that_agree(tmp_path: Path) -> No
     assert parts.shape == whole.shape and torch.isfinite(parts).all()
     # The network looks at all of what it is given: windows are near to the whole, not equal.
     assert float((parts - whole).abs().mean()) < 0.5 * float(whole.abs().mean())
+
+
+def test_inversion_clips_no_latents(tmp_path: Path) -> None:
+    model = load(tiny_models.stable_diffusion(tmp_path / "model"))
+    model.scheduler = EulerDiscreteScheduler()
+    assert not invertible(model).scheduler.config.clip_sample
+
+
+def test_an_exemplar_has_the_order_of_its_model(tmp_path: Path) -> None:
+    adapter = str(tiny_models.ip_adapter(tmp_path / "adapter"))
+    write_image(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
+    for name, task in (("stable_diffusion", DESCRIBE), ("instruct_pix2pix", INSTRUCT)):
+        folder = getattr(tiny_models, name)(tmp_path / name)
+        model = load_model(DiffusionConfig(prompt="x", model=str(folder), ip_adapter=adapter, exemplar="x"), task)
+        assert isinstance(model, LatentModel)
+        found = model.exemplar(str(tmp_path / "a.png"), 1.0, model.guide("x", "", 7.0, SIZE))["image_embeds"]
+        assert [float(one.abs().max()) > 0 for one in found[0]] == [False, True]
+
+
+def test_a_transformer_has_the_size_of_its_pipeline(tmp_path: Path) -> None:
+    model = load_model(DiffusionConfig(prompt="x", model=str(tiny_models.flux(tmp_path / "flux"))), DESCRIBE)
+    assert model.native == model.pipeline.default_sample_size * model.pipeline.vae_scale_factor
+
+
+def test_large_files_are_told_apart_by_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_LARGE", 1000)
+    monkeypatch.setattr(models, "_SAMPLED", 100)
+    content = bytearray(np.random.default_rng(0).bytes(5000))
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    first = fingerprint(str(path))
+    assert first == fingerprint(str(path))
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert fingerprint(str(path)) != first
+    assert fingerprint("nobody/nothing") == "nobody/nothing"
 
 
 def test_inversion_leads_back_to_the_same_latents(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from truth import small_scene, split_in_two, true_fit
 
 import canon
 from canon.cli import BAD_INPUT, main
+from canon.editors.diffusion import models
 from canon.editors.diffusion.canvases import regions, working_size
 from canon.edits import Over
 from canon.errors import InputError
@@ -161,15 +162,28 @@ def test_an_exemplar_steers_through_an_ip_adapter(fit: Fit, model: Path, tmp_pat
     a, again, b, off, none = (step.operation.rgba for step in steps)
     assert np.array_equal(a, again) and not np.array_equal(a, b) and not np.array_equal(a, none)
     assert np.allclose(off, none, atol=2e-3) and len(steps[0].provenance.files) == 1
+    write_image(tmp_path / "grey.png", np.full((40, 50), 90, np.uint8))
+    more = {"ip_adapter": adapter, "exemplar": str(tmp_path / "grey.png")}
+    options = {"prompt": "gold", "model": str(model), "steps": 3, **more}
+    assert np.isfinite(canon.edit(fit, "invert", **options).steps[0].operation.rgba).all()
+    encoder = tmp_path / "adapter" / "image_encoder"
+    (encoder / "model.safetensors").rename(encoder / "pytorch_model.bin")
+    models._kept.clear()
+    with pytest.raises(InputError, match=r"IP-Adapter .* cannot be loaded"):
+        canon.edit(fit, "restyle", model=str(model), **FAST, **more)
 
 
 def test_a_lora_has_its_say(fit: Fit, model: Path, tmp_path: Path) -> None:  # noqa: F811
-    folder = str(tiny_models.lora(tmp_path / "lora"))
-    with_it, without, again = (
+    first, second = (str(tiny_models.lora(tmp_path / name, seed)) for seed, name in enumerate(("first", "second")))
+    with_it, without, again, other, both = (
         canon.edit(fit, "restyle", layer="foreground", model=str(model), lora=lora, **FAST).steps[0].operation.rgba
-        for lora in ((folder,), (), (folder,))
+        for lora in ((first,), (), (first,), (second,), (first, second))
     )
     assert np.array_equal(with_it, again) and not np.array_equal(with_it, without)
+    assert not np.array_equal(both, with_it) and not np.array_equal(both, other)
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"LoRA .* cannot be loaded"):
+        canon.edit(fit, "restyle", model=str(model), lora=(str(tmp_path / "broken.safetensors"),), **FAST)
 
 
 def test_memory_that_does_not_suffice_is_told(fit: Fit, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -178,8 +192,19 @@ def test_memory_that_does_not_suffice_is_told(fit: Fit, model: Path, monkeypatch
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(LatentModel, "predict", full)
-    with pytest.raises(InputError, match=r"lower --size.*--offload"):
+    for place in ("predict", "__init__"):  # at work, and when it is loaded
+        models._kept.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(LatentModel, place, full)
+            with pytest.raises(InputError, match=r"lower --size.*--offload"):
+                canon.edit(fit, "restyle", layer="foreground", model=str(model), **FAST)
+
+
+def test_numbers_that_run_over_are_told(fit: Fit, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from canon.editors.diffusion.latents import LatentModel
+
+    monkeypatch.setattr(LatentModel, "predict", lambda _, latents, *__: latents * float("nan"))
+    with pytest.raises(InputError, match="choose another --dtype"):
         canon.edit(fit, "restyle", layer="foreground", model=str(model), **FAST)
 
 
