@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -11,12 +12,14 @@ import numpy as np
 import torch
 
 from canon.boxes import Box, box_size, grown
-from canon.carrying import Ways, carry_paint, on_whole_canvas, read_mask
+from canon.carrying import Ways, carry_paint, check_segment, on_whole_canvas, read_mask
 from canon.editors.diffusion.models import step_of_sides
+from canon.editors.diffusion.options import DiffusionConfig
 from canon.edits import Over, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
 from canon.sampling import fill_unseen
+from canon.storage import read_image, to_float
 
 if TYPE_CHECKING:
     from canon.editors.diffusion.painters import Painter
@@ -35,24 +38,27 @@ class Region:
         box: rows and columns, all that the model sees.
         image: float32 [h, w, 3], what is there; unobserved texels are filled smoothly.
         area: float32 [h, w] in 0..1, how much of the edit is wanted where.
+        hint: float32 [h, w, 3] in 0..1, what a ControlNet is to be shown of it, if that was given.
     """
 
     segment: int
     box: Box
     image: np.ndarray
     area: np.ndarray
+    hint: np.ndarray | None = None
 
 
-def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather: float) -> list[Region]:
+def regions(fit: Fit, layer: str, config: DiffusionConfig) -> list[Region]:
     """What is to be edited on a layer's canvases, one region for each segment.
 
     Raises:
-        InputError: unknown layer or segment, one of which nothing was seen, or a mask that cannot be read, has another
-            aspect, or selects nothing.
+        InputError: unknown layer or segment, or one of which nothing was seen; a mask or a hint that cannot be read or
+            has another aspect; a mask that selects nothing.
     """
+    segment, mask, feather, hint = config.segment, config.mask, config.feather, getattr(config, "hint", "")
     canvas, found = fit.canvas(layer), []
     count = len(fit.segments(layer))
-    for k in range(count) if segment is None and mask is None else [segment or 0]:
+    for k in range(count) if segment is None and mask is None and not hint else [segment or 0]:
         box = fit.segment_box(layer, k)
         seen = canvas.coverage[box] > 0
         area = canvas.rgba[box][..., 3] * seen
@@ -67,12 +73,25 @@ def regions(fit: Fit, layer: str, segment: int | None, mask: str | None, feather
         colours = torch.from_numpy(np.ascontiguousarray(canvas.rgba[box][part][..., :3]))
         image = fill_unseen(colours, torch.from_numpy(seen[part].astype(np.float32))).numpy()
         place = tuple(slice(o.start + s.start, o.start + s.stop) for o, s in zip(box, part, strict=True))
-        found.append(Region(k, (place[0], place[1]), image, area[part]))
+        shown = read_hint(hint, fit, layer, k)[part] if hint else None
+        found.append(Region(k, (place[0], place[1]), image, area[part], shown))
     if not found:
         raise InputError(
             f"Nothing was seen of the layer '{layer}'{'' if segment is None else f' in segment {segment}'}."
         )
     return found
+
+
+def read_hint(path: str, fit: Fit, layer: str, segment: int) -> np.ndarray:
+    """An image of a segment's aspect at its size, float32 [h, w, 3] in 0..1.
+
+    Raises:
+        InputError: it cannot be read, or has another aspect.
+    """
+    image = to_float(read_image(Path(path)))
+    check_segment(f"The hint '{path}' is", (image.shape[0], image.shape[1]), fit, layer, segment)
+    colours = image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, axis=2)
+    return resized(colours, box_size(fit.segment_box(layer, segment)))
 
 
 def cropped(area: np.ndarray) -> Box | None:

@@ -49,13 +49,13 @@ class Keyframe:
 def stablevideo(fit: Fit, config: StableVideoConfig) -> Edit:
     """See :class:`canon.editors.diffusion.stablevideo.StableVideo`."""
     data = fit.layer(config.layer or fit.layers[0])
-    found = regions(fit, data.name, config.segment, config.mask, config.feather)
+    found = regions(fit, data.name, config)
     chosen = {region.segment: _chosen(fit, data.name, region.segment, config) for region in found}
     painter = StableVideoPainter(config)
 
     def made(region: Region) -> np.ndarray:
         if data.opacity is None or not any(chosen.values()):
-            return painted(region.image, region.area, painter)
+            return painted(region.image, region.area, painter.hinted(region.hint))
         return _gathered(fit, data.name, region, chosen[region.segment], painter)
 
     paint = repainted(fit, data.name, found, made)

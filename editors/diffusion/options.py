@@ -29,7 +29,8 @@ class DiffusionConfig:
     feather: float = 4.0
     """Texels over which the mask's edge fades."""
     segment: int | None = None
-    """Which canvas, from 0, where the layer has several; none = all, or with --mask the first."""
+    """Which canvas, from 0, where the layer has several; none = all, or the first with a --mask or other
+    image of the canvas."""
     guidance: float = 7.5
     """How much the prompt counts against what the model finds likely."""
     guidance_rescale: float | None = None
@@ -109,6 +110,9 @@ class ControlConfig(DiffusionConfig):
     """ControlNet that goes with the model: hub id or folder; none = canon-mini's own (canny)."""
     control: str = "canny"
     """What it is shown of the canvas: canny, soft-edge, depth, or none for the canvas as it is."""
+    hint: str = ""
+    """Image of the canvas's aspect that the ControlNet is shown, such as a pose drawn on it; none = what --control
+    finds."""
     control_scale: float = 1.0
     """How strongly it holds."""
     annotator: str = ""
@@ -126,7 +130,7 @@ class ControlConfig(DiffusionConfig):
                     "A ControlNet is needed that goes with the model: give --controlnet, such as"
                     " lllyasviel/control_v11p_sd15_canny for Stable Diffusion 1.5."
                 )
-            if self.control != "canny":
+            if self.control != "canny" and not self.hint:
                 raise InputError(f"canon-mini's own ControlNet knows canny edges, not '{self.control}'.")
             self.controlnet = MINI
 

@@ -7,7 +7,7 @@ import inspect
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -85,6 +85,10 @@ class Painter(ABC, Generic[C]):
             source: of the same size, what the result was made from.
         """
         return picture
+
+    def hinted(self, _hint: np.ndarray | None) -> Painter[C]:
+        """A painter whose ControlNet is shown a picture [h, w, 3] of what it paints; the same if it has none."""
+        return self
 
     # --- parts that painters share ---
 
@@ -210,14 +214,27 @@ class ControlledPainter(Painter[K]):
         """See :meth:`Painter.__init__`."""
         super().__init__(config)
         self.network = load_controlnet(config.controlnet, self.model)
+        self.hint: np.ndarray | None = None
 
     def refine(self, picture: np.ndarray, source: np.ndarray) -> np.ndarray:
         """See :meth:`Painter.refine`."""
         return self._gone_over(picture, self._held(source))
 
+    def hinted(self, hint: np.ndarray | None) -> ControlledPainter[K]:
+        """See :meth:`Painter.hinted`."""
+        return self._but(hint=hint)
+
+    def _but(self, **changes: Any) -> Self:
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
+
     def _held(self, picture: np.ndarray) -> Control:
         own, model = self.config, self.model
-        shown = annotate(picture, own.control, own.annotator, torch.device(model.pipeline.device))
+        if self.hint is not None:
+            shown = resized(self.hint, size_of(picture))
+        else:
+            shown = annotate(picture, own.control, own.annotator, torch.device(model.pipeline.device))
         return Control(self.network, to_tensor(shown), own.control_scale)
 
 
@@ -268,11 +285,6 @@ class StableVideoPainter(ControlledPainter[StableVideoConfig]):
     def seeing(self, source: np.ndarray) -> StableVideoPainter:
         """A painter that keeps the structure of another picture [h, w, 3] than the one that it begins from."""
         return self._but(source=source)
-
-    def _but(self, **changes: Any) -> StableVideoPainter:
-        other = copy.copy(self)
-        vars(other).update(changes)
-        return other
 
     def _held(self, picture: np.ndarray) -> Control:
         return super()._held(picture if self.source is None else resized(self.source, size_of(picture)))

@@ -29,7 +29,7 @@ _POINT = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*")
 def videdit(fit: Fit, config: VidEditConfig) -> Edit:
     """See :class:`canon.editors.diffusion.videdit.VidEdit`."""
     name = fit.layer(config.layer or fit.layers[0]).name
-    found = regions(fit, name, config.segment, config.mask, config.feather)
+    found = regions(fit, name, config)
     named = [text.rpartition("=")[::2] for text in config.regions]
     selected: set[str] = set()
     painter = VidEditPainter(config)
@@ -39,14 +39,15 @@ def videdit(fit: Fit, config: VidEditConfig) -> Edit:
 
     def made(region: Region) -> np.ndarray:
         if not named:
-            return painted(region.image, region.area, painter)
+            return painted(region.image, region.area, painter.hinted(region.hint))
         canvas = Regions(region.image)
         for area, prompt in named:
             own = _area(fit, name, region, area, painter) * region.area
             part = cropped(own)
             if part is not None:
                 painter.config = replace(config, prompt=prompt)
-                canvas.put(part, painted(canvas.shown(part), own[part], painter), own[part])
+                at_work = painter.hinted(None if region.hint is None else region.hint[part])
+                canvas.put(part, painted(canvas.shown(part), own[part], at_work), own[part])
                 selected.add(area)
         return canvas.rgba
 

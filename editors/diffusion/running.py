@@ -27,9 +27,9 @@ def paint_canvases(fit: Fit, config: DiffusionConfig, editor: str, kind: type[Pa
         InputError: unknown layer or segment, a mask or a model that cannot be used.
     """
     name = fit.layer(config.layer or fit.layers[0]).name
-    found = regions(fit, name, config.segment, config.mask, config.feather)
+    found = regions(fit, name, config)
     painter = kind(config)
-    paint = repainted(fit, name, found, lambda region: painted(region.image, region.area, painter))
+    paint = repainted(fit, name, found, lambda region: painted(region.image, region.area, painter.hinted(region.hint)))
     return as_edit(fit, name, paint, config, editor)
 
 
@@ -40,7 +40,7 @@ def as_edit(fit: Fit, layer: str, paint: Over, config: DiffusionConfig, editor: 
     weights = {name: fingerprint(name) for name in (*config.lora, *others) if name}
     found = {"model_hash": fingerprint(config.model), "weights": weights, "versions": versions}
     options = {**asdict(config), "layer": layer, **found}
-    read = [path for path in (config.mask, config.exemplar, *files) if path]
+    read = [path for path in (config.mask, config.exemplar, getattr(config, "hint", ""), *files) if path]
     return Edit([Step(layer, paint, Provenance.now(editor, options, read))], fit.id)
 
 
@@ -53,8 +53,8 @@ class PaintedFrames:
         Raises:
             InputError: unknown layer, or an option that means a part of the canvas.
         """
-        for option in ("mask", "segment", "regions"):
-            if getattr(config, option, None) not in (None, ()):
+        for option in ("mask", "segment", "regions", "hint"):
+            if getattr(config, option, None) not in (None, (), ""):
                 raise InputError(f"The edit's --{option} is of the canvas, so that it has no frame-by-frame baseline.")
         self.fit, self.config, self.kind = fit, config, kind
         self.layer = fit.layers.index(fit.layer(config.layer or fit.layers[0]).name)

@@ -37,8 +37,11 @@ class StableVideoConfig(ControlConfig):
         check_strength(self.strength, self.steps)
         if self.keyframes < 0 or self.aggregation_steps < 0:
             raise InputError("Keyframes and aggregation steps must be at least 0.")
-        if self.mask is not None and (self.keyframes or self.at):
-            raise InputError("A mask is one of the canvas; with --mask, edit the canvas as one picture: --keyframes 0.")
+        for option in ("mask", "hint"):
+            if getattr(self, option) and (self.keyframes or self.at):
+                raise InputError(
+                    f"A {option} is one of the canvas; with --{option}, edit the canvas as one picture: --keyframes 0."
+                )
 
 
 class StableVideo(DiffusionEditor):

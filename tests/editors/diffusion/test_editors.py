@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+import torch
 from contracts import EditorContract, fit  # noqa: F401
 from truth import small_scene, split_in_two, true_fit
 
 import canon
-from canon.editors.diffusion import prompted_regions
+from canon.editors.diffusion import painters, prompted_regions
+from canon.editors.diffusion.annotators import annotate
 from canon.editors.diffusion.keyframes import _median
 from canon.editors.diffusion.prompted_regions import Regions
 from canon.edits import Over
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.registry import editor, make_config
-from canon.storage import write_image
+from canon.storage import to_uint8, write_image
 
 FAST: dict[str, Any] = {"prompt": "gold", "steps": 2, "guidance": 2.0, "refine": 0.0, "size": 32}
 
@@ -153,6 +155,8 @@ def test_families(fit: Fit, models: dict[str, str], name: str, family: str, tmp_
         ("restyle", "stable_diffusion", {"steps": 2000}, "cannot be sampled in 2000 steps"),
         ("restyle", "stable_diffusion", {"device": "gpu"}, "cannot be used here"),
         ("restyle", "stable_diffusion", {"exemplar": "x.png"}, "go together"),
+        ("controlnet", "stable_diffusion", {"controlnet": "controlnet", "hint": "none.png"}, "none.png"),
+        ("stablevideo", "stable_diffusion", {"controlnet": "controlnet", "hint": "x.png"}, "--keyframes 0"),
         ("restyle", "flux", {"exemplar": "x.png", "ip_adapter": "x.safetensors"}, "takes no IP-Adapter"),
         ("restyle", "stable_diffusion", {"exemplar": "x.png", "ip_adapter": "x.bin"}, "others are not opened"),
     ],
@@ -174,6 +178,31 @@ def test_a_controlnet_of_another_model_is_refused(fit: Fit, models: dict[str, st
     larger = tiny_models.stable_diffusion_xl(tmp_path / "xl")
     with pytest.raises(InputError, match="made for another model"):
         canon.edit(fit, "controlnet", **{**FAST, "model": str(larger), "controlnet": models["controlnet"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("controlnet", {}), ("videdit", {"steps": 3}), ("stablevideo", {"keyframes": 0})]
+)
+def test_a_hint_takes_the_place_of_what_is_found(
+    fit: Fit,  # noqa: F811
+    models: dict[str, str],
+    name: str,
+    more: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {**FAST, "layer": "foreground", "model": models["stable_diffusion"], "controlnet": models["controlnet"]}
+    canvas = fit.canonical("foreground").rgba[..., :3]
+    write_image(tmp_path / "same.png", to_uint8(annotate(canvas, "soft-edge", "", torch.device("cpu"))))
+    write_image(tmp_path / "other.png", np.full((*canvas.shape[:2], 3), 200, np.uint8))
+    hints = [str(tmp_path / f"{file}.png") for file in ("same", "other", "same")]
+    steps = [canon.edit(fit, name, **{**options, **more}, hint=hint).steps[0] for hint in hints]
+    same, other, again = (step.operation.rgba for step in steps)
+    assert np.array_equal(same, again) and not np.array_equal(same, other)
+    assert hints[0] in str(steps[0].provenance.files)
+    # What is found is not looked for.
+    monkeypatch.setattr(painters, "annotate", None)
+    canon.edit(fit, name, **{**options, **more}, hint=hints[0])
 
 
 def test_regions_have_prompts_of_their_own(fit: Fit, models: dict[str, str]) -> None:  # noqa: F811

@@ -16,6 +16,7 @@ import canon
 from canon.cli import BAD_INPUT, main
 from canon.editors.diffusion import models
 from canon.editors.diffusion.canvases import regions, working_size
+from canon.editors.diffusion.restyle import RestyleConfig
 from canon.edits import Over
 from canon.errors import InputError
 from canon.fits import Fit
@@ -79,7 +80,7 @@ def test_only_the_masked_part_changes_and_its_edge_fades(fit: Fit, model: Path, 
 def test_segments_agree_on_what_both_show(model: Path) -> None:
     whole = true_fit(small_scene("pan"))
     split = split_in_two(whole, "foreground", 4, 2)
-    found = regions(split, "foreground", None, None, 0)
+    found = regions(split, "foreground", RestyleConfig(prompt="x", feather=0))
     assert [region.segment for region in found] == [0, 1]
     video = canon.render(split, canon.edit(split, "restyle", layer="foreground", model=str(model), **FAST))
     before, after = (
@@ -91,7 +92,7 @@ def test_segments_agree_on_what_both_show(model: Path) -> None:
 
 
 def test_unobserved_texels_are_filled_before_the_model_sees_them(fit: Fit) -> None:  # noqa: F811
-    (region,) = regions(fit, "foreground", None, None, 0)
+    (region,) = regions(fit, "foreground", RestyleConfig(prompt="x", feather=0))
     assert region.image[region.area == 0].std() < 0.5 and np.isfinite(region.image).all()
     assert region.image.shape[:2] == region.area.shape
 
