@@ -193,3 +193,15 @@ def split_in_two(fit: Fit, name: str, at: int, overlap: int, gain: float = 1.0) 
     halves = FitLayer(name, color, coverage, grid, lighting, layer.opacity, (first, last), second_grid, second_lighting)
     layers = [halves if one.name == name else one for one in fit.baked]
     return Fit(fit.clip, fit.representation, fit.config, layers, fit.stride, fit.light_stride, fit.stats)
+
+
+def turned(angles: tuple[float, float, float]) -> np.ndarray:
+    """A rotation float64 [3, 3]: about x, then y, then z of what is turned."""
+    found = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = (k for k in range(3) if k != axis)
+        one = np.eye(3)
+        one[i, i] = one[j, j] = np.cos(angle)
+        one[i, j], one[j, i] = -np.sin(angle), np.sin(angle)
+        found = found @ one
+    return found
