@@ -1,0 +1,1 @@
+"""A dynamic human and the background behind it, in three dimensions."""
