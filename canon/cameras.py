@@ -147,3 +147,25 @@ class Camera:
 def pinhole(focal: Sequence[float], centre: Sequence[float]) -> np.ndarray:
     """Intrinsics float64 [3, 3] of focal lengths (x, y) and a principal point (x, y), in pixels."""
     return np.array([[focal[0], 0, centre[0]], [0, focal[1], centre[1]], [0, 0, 1]], np.float64)
+
+
+def look_at(
+    size: Size,
+    intrinsics: np.ndarray,
+    place: np.ndarray,
+    target: np.ndarray,
+    distortion: Sequence[float] = (),
+    up: Sequence[float] = (0.0, 1.0, 0.0),
+) -> Camera:
+    """A camera at a place that looks at another, upright.
+
+    Raises:
+        InputError: the two are the same, or it would look straight along ``up``.
+    """
+    ahead = np.asarray(target, np.float64) - place
+    right = np.cross(ahead, up)
+    if min(np.linalg.norm(ahead), np.linalg.norm(right)) < 1e-9:
+        raise InputError("A camera must look at another place than its own, and not straight up or down.")
+    ahead, right = ahead / np.linalg.norm(ahead), right / np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(ahead, right), ahead])
+    return Camera(size, intrinsics, rotation, -rotation @ place, tuple(distortion))

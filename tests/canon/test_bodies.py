@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from truth import turned
 
-from canon.representations.dynamic_nerf.body import BodyModel, capsule_body
+from canon.bodies import BodyModel, capsule_body
 
 
 def posed(body: BodyModel, size: float = 1.0, seed: int = 0) -> torch.Tensor:
