@@ -105,7 +105,6 @@ def test_inversion_leads_back_to_the_picture() -> None:
     assert psnr(to_picture(model.decode(back)), coded) > 24
 
 
-@pytest.mark.xfail(strict=True, reason="its ControlNet was trained for too short a time to hold them as it should")
 def test_the_controlnet_holds_edges() -> None:
     """Edges of the result are at the edges that it was shown more often than elsewhere."""
     model = load()
