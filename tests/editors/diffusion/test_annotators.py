@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny_models
@@ -70,3 +71,11 @@ def test_what_is_at_a_point(tmp_path: Path) -> None:
     assert np.array_equal(area, segment_at(picture, (30, 20), folder, CPU))
     with pytest.raises(InputError, match="70,20 is outside of the canvas, which is 70x50"):
         segment_at(picture, (70, 20), folder, CPU)
+
+
+def test_a_guess_at_depth_does_not_depend_on_the_size() -> None:
+    small = cv2.GaussianBlur(np.random.default_rng(0).random((192, 384, 3), np.float32), (0, 0), 6)
+    small = (small - small.min()) / np.ptp(small)
+    large = cv2.resize(small, (1536, 768), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    found = cv2.resize(guessed_depth(large), (384, 192), interpolation=cv2.INTER_AREA)
+    assert guessed_depth(large).shape == (768, 1536) and np.abs(found - guessed_depth(small)).mean() < 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,29 @@ def test_what_is_kept_stays_to_the_bit(tmp_path: Path, picture: torch.Tensor) ->
     made = model.denoise(model.noised(latents, noise, levels[:1]), levels, guide, generator, keep)
     kept = (wanted == 0).expand_as(latents)
     assert torch.equal(made[kept], latents[kept]) and not torch.equal(made[~kept], latents[~kept])
+
+
+def test_a_model_that_is_told_more_than_a_prompt_is_refused(tmp_path: Path) -> None:
+    from canon.errors import InputError
+
+    folder = tiny_models.stable_diffusion_xl(tmp_path / "refiner")
+    index = folder / "model_index.json"
+    told = {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True}
+    index.write_text(json.dumps({**json.loads(index.read_text()), **told}))
+    with pytest.raises(InputError, match="told more than a prompt"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "kind", "wanted"),
+    [
+        ("auto", "cpu", "FluxPipeline", torch.float32),
+        ("auto", "cuda", "FluxPipeline", torch.bfloat16),
+        ("auto", "cuda", "StableDiffusionXLPipeline", torch.float16),
+        ("float32", "cuda", "FluxPipeline", torch.float32),
+    ],
+)
+def test_transformers_compute_where_they_do_not_run_over(
+    name: str, device: str, kind: str, wanted: torch.dtype
+) -> None:
+    assert models._dtype(name, torch.device(device), kind) is wanted
