@@ -111,6 +111,7 @@ class BodyModel:
         Args:
             rotations: [..., J, 3, 3] of the joints; see :class:`canon.skeletons.Skeleton`.
             root: [..., 3], where the pelvis is.
+            offsets: [..., J, 3], of other bones than the skeleton's own.
 
         Returns:
             [..., J, 4, 4], from the rest pose to the posed body.

@@ -34,14 +34,7 @@ _COLMAP = (
     ("THIN_PRISM_FISHEYE", ""),
 )
 """COLMAP's models by their number, and their parameters: focal lengths, centre, coefficients; "" cannot be read."""
-_NERFSTUDIO = {
-    "OPENCV": False,
-    "PINHOLE": False,
-    "SIMPLE_PINHOLE": False,
-    "SIMPLE_RADIAL": False,
-    "RADIAL": False,
-    "OPENCV_FISHEYE": True,
-}
+_NERFSTUDIO = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE")
 
 
 @dataclass(frozen=True)
@@ -109,15 +102,14 @@ def _json_reader(content: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Pat
 
 
 def _nerfstudio(content: Mapping[str, Any], path: Path) -> Iterator[View]:
-    model = str(content.get("camera_model", "OPENCV"))
     for frame in content["frames"]:
         own = {**content, **frame}
-        if (kind := str(own.get("camera_model", model))) not in _NERFSTUDIO:
+        if (kind := str(own.get("camera_model", "OPENCV"))) not in _NERFSTUDIO:
             raise InputError(f"a camera of the model {kind} is none of {', '.join(_NERFSTUDIO)}.")
         name = str(frame["file_path"])
         image = _image(path.parent, name)
         size = _size(own, image)
-        fisheye = _NERFSTUDIO[kind] or bool(own.get("is_fisheye"))
+        fisheye = "FISHEYE" in kind or bool(own.get("is_fisheye"))
         if own.get("k4") and not fisheye:
             raise InputError("a k4 that is not 0 is no coefficient of OpenCV's lens; undistort the pictures first.")
         names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2", "k3")[: 5 if own.get("k3") else 4]

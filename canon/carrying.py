@@ -108,7 +108,7 @@ def carry_paint(fit: Fit, layer: str, paint: Over, segment: int, ways: Ways | No
     """
     premultiplied = _premultiplied(paint)
     found = carry(fit, layer, premultiplied, segment, colours=True, ways=ways)
-    return paint if found is premultiplied else Over(_straight(found))
+    return paint if found is premultiplied else Over(straight(found))
 
 
 def check_segment(what: str, size: Size, fit: Fit, layer: str, segment: int) -> None:
@@ -150,7 +150,7 @@ def on_whole_canvas(fit: Fit, layer: str, paint: Over, box: Box) -> Over:
     whole = fit.layer(layer).canvas_size
     if box_size(box) == whole:
         return paint
-    return Over(_straight(in_segment(_premultiplied(paint), whole, box)))
+    return Over(straight(in_segment(_premultiplied(paint), whole, box)))
 
 
 def _premultiplied(paint: Over) -> np.ndarray:
@@ -158,7 +158,8 @@ def _premultiplied(paint: Over) -> np.ndarray:
     return np.dstack([paint.rgba[..., :3] * alpha, alpha])
 
 
-def _straight(premultiplied: np.ndarray) -> np.ndarray:
+def straight(premultiplied: np.ndarray) -> np.ndarray:
+    """Colours and alpha [h, w, 4], the colours no longer multiplied with it."""
     alpha = premultiplied[..., 3:]
     return np.dstack([premultiplied[..., :3] / np.maximum(alpha, 1e-6), alpha])
 

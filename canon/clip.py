@@ -22,7 +22,7 @@ from canon.folders import array_digest, array_writer, atomic_folder, place_array
 from canon.masks import FrameSet, LayerMask, load_masks
 from canon.sources import Source, find_source, read_rgb, resize, resized_size
 from canon.storage import content_hash, inside, open_array, read_yaml, to_uint8, write_image, write_yaml
-from canon.timing import DEFAULT_FPS, frame_rate, is_regular
+from canon.timing import DEFAULT_FPS, frame_rate, is_regular, spread
 from canon.video import Frame, probe, read_frames
 
 __all__ = ["Clip", "LayerMask"]
@@ -230,7 +230,7 @@ class Clip:
         size = (height, min(320, self.size[1]))
         tints = np.array([[235, 64, 52], [52, 140, 235], [80, 200, 90], [240, 190, 40], [180, 80, 220]], np.float32)
         cells = []
-        for t in np.unique(np.linspace(0, len(self) - 1, 8).round().astype(int)).tolist():
+        for t in spread(len(self), 8):
             cell = resize(np.asarray(self.frames[t]), size).astype(np.float32)
             for k, mask in reversed(list(enumerate(self.masks.values()))):
                 values = mask.get(t)

@@ -14,6 +14,7 @@ from canon.fits import Fit
 from canon.rendering import render
 from canon.sources import resize
 from canon.storage import to_uint8
+from canon.timing import spread
 
 _GROUND, _INK, _FAINT = (22, 24, 29), (236, 238, 242), (140, 146, 158)
 _GAP, _LABEL, _HEADER = 8, 132, 24
@@ -105,11 +106,6 @@ def _on_checkerboard(rgba: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     y, x = np.mgrid[: size[0], : size[1]]
     board = np.where((x // 8 + y // 8) % 2, np.float32(0.30), np.float32(0.36))[..., None]
     return to_uint8(small[..., :3] + board * (1 - small[..., 3:]))
-
-
-def spread(length: int, count: int) -> list[int]:
-    """Up to ``count`` frames at even distances, the first and the last among them."""
-    return [int(t) for t in np.unique(np.linspace(0, length - 1, count).round())]
 
 
 def edits_sheet(fit: Fit, edits: Mapping[str, Edit], count: int = 4) -> np.ndarray:

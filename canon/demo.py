@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from canon.contact_sheet import Sheet, spread
+from canon.contact_sheet import Sheet
 from canon.coordinates import pixel_grid
 from canon.editing import edit
 from canon.edits import Edit
@@ -25,6 +25,7 @@ from canon.rendering import Video, render
 from canon.sampling import remap_points
 from canon.scenes import Scene, TrueEdit, make
 from canon.storage import read_image, to_float, to_uint8, write_image
+from canon.timing import spread
 
 SOURCE, PAINTED, SHEET = "source", "painted", "contact_sheet.png"
 EMBLEM, DUSK, GONE = "emblem", "dusk", "gone"

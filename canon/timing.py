@@ -29,3 +29,8 @@ def frame_rate(timestamps: Sequence[float] | np.ndarray, announced: Fraction | N
         if is_regular(timestamps, rate):
             return rate
     return Fraction((len(timestamps) - 1) / float(timestamps[-1] - timestamps[0])).limit_denominator(1001)
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Up to ``count`` frames at even distances, the first and the last among them."""
+    return [int(t) for t in np.unique(np.linspace(0, length - 1, count).round())]

@@ -125,10 +125,11 @@ class HumanScene:
         inner = (np.arange(_OVERSAMPLED) + 0.5) / _OVERSAMPLED - 0.5
         total, share = np.zeros((height, width, 3)), np.zeros((height, width))
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
+        moved = None if pose is None else self.body.moved(*(torch.from_numpy(part).double() for part in pose)).numpy()
         centre = None
         for dy in inner:
             for dx in inner:
-                hit = self._hit(camera, grid + np.array([dx, dy]), pose)
+                hit = self._hit(camera, grid + np.array([dx, dy]), moved)
                 total += hit.rgb
                 share += hit.mask
                 if dx == 0 and dy == 0:
@@ -143,7 +144,7 @@ class HumanScene:
             centre.joint,
         )
 
-    def _hit(self, camera: Camera, pixels: np.ndarray, pose: Pose | None) -> HumanView:
+    def _hit(self, camera: Camera, pixels: np.ndarray, moved: np.ndarray | None) -> HumanView:
         directions = camera.directions(pixels)
         shape = directions.shape[:-1]
         ways = directions.reshape(-1, 3)
@@ -151,9 +152,8 @@ class HumanScene:
         rgb = _room_colour(camera.position + ways * depth[:, None])
         canonical = np.full((len(ways), 3), np.nan)
         joint = np.full(len(ways), -1)
-        if pose is not None:
+        if moved is not None:
             bones = self.body.bones
-            moved = self.body.moved(*(torch.from_numpy(part).double() for part in pose)).numpy()
             number, near = nearest_capsule(self.body, moved, camera.position, ways)
             on = near < depth
             joint[on] = bones.joint.numpy()[number[on]]
@@ -242,9 +242,8 @@ def _room_colour(points: np.ndarray) -> np.ndarray:
     )
     along = np.where(wall % 3 == 0, z, x)
     up = np.where(wall % 3 == 1, z, y)
-    blocks = _wave(2 * np.pi * along / 0.9) * _wave(2 * np.pi * up / 0.9) + (1 - _wave(2 * np.pi * along / 0.9)) * (
-        1 - _wave(2 * np.pi * up / 0.9)
-    )
+    across, down = _wave(2 * np.pi * along / 0.9), _wave(2 * np.pi * up / 0.9)
+    blocks = across * down + (1 - across) * (1 - down)
     fine = 0.5 + 0.5 * np.sin(2 * np.pi * (along / 0.41 + 0.3 * np.sin(4 * up))) * np.sin(2 * np.pi * up / 0.37)
     return np.asarray(tint[wall] * (0.62 + 0.25 * blocks + 0.13 * fine)[:, None])
 
@@ -262,16 +261,10 @@ def _skin_colour(points: np.ndarray, joint: np.ndarray, height: float) -> np.nda
     skin = np.where(hair[:, None], np.array((0.3, 0.2, 0.12)), skin)
     emblem = (x**2 + (y - 0.17) ** 2 < 0.035**2) & (z > 0)
     shirt = np.where(emblem[:, None], np.array((0.1, 0.5, 0.75)), shirt)
-    names = np.array(["shirt"] * 24, dtype=object)
-    names[[1, 2, 4, 5]] = "trousers"
-    names[[7, 8, 10, 11]] = "shoes"
-    names[[12, 15, 22, 23, 20, 21]] = "skin"
-    names[[16, 17, 18, 19]] = "sleeves"
-    parts = {"shirt": shirt, "trousers": trousers, "shoes": shoes, "skin": skin, "sleeves": sleeves}
-    found = np.zeros_like(shirt)
-    for name, colour in parts.items():
-        own = names[joint] == name
-        found[own] = colour[own]
+    legs, feet, arms, bare = (1, 2, 4, 5), (7, 8, 10, 11), (16, 17, 18, 19), (12, 15, 20, 21, 22, 23)
+    found = shirt
+    for joints, colour in ((legs, trousers), (feet, shoes), (arms, sleeves), (bare, skin)):
+        found = np.where(np.isin(joint, joints)[:, None], colour, found)
     return found
 
 

@@ -19,7 +19,8 @@ from canon.edits import Over, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, nonzero_box
 from canon.sampling import fill_unseen
-from canon.storage import read_image, to_float
+from canon.sources import read_rgb
+from canon.storage import to_float
 
 if TYPE_CHECKING:
     from canon.editors.diffusion.painters import Painter
@@ -73,7 +74,7 @@ def regions(fit: Fit, layer: str, config: DiffusionConfig) -> list[Region]:
         colours = torch.from_numpy(np.ascontiguousarray(canvas.rgba[box][part][..., :3]))
         image = fill_unseen(colours, torch.from_numpy(seen[part].astype(np.float32))).numpy()
         place = tuple(slice(o.start + s.start, o.start + s.stop) for o, s in zip(box, part, strict=True))
-        shown = read_hint(hint, fit, layer, k)[part] if hint else None
+        shown = _read_hint(hint, fit, layer, k)[part] if hint else None
         found.append(Region(k, (place[0], place[1]), image, area[part], shown))
     if not found:
         raise InputError(
@@ -82,16 +83,15 @@ def regions(fit: Fit, layer: str, config: DiffusionConfig) -> list[Region]:
     return found
 
 
-def read_hint(path: str, fit: Fit, layer: str, segment: int) -> np.ndarray:
+def _read_hint(path: str, fit: Fit, layer: str, segment: int) -> np.ndarray:
     """An image of a segment's aspect at its size, float32 [h, w, 3] in 0..1.
 
     Raises:
         InputError: it cannot be read, or has another aspect.
     """
-    image = to_float(read_image(Path(path)))
+    image = to_float(read_rgb(Path(path)))
     check_segment(f"The hint '{path}' is", (image.shape[0], image.shape[1]), fit, layer, segment)
-    colours = image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, axis=2)
-    return resized(colours, box_size(fit.segment_box(layer, segment)))
+    return resized(image, box_size(fit.segment_box(layer, segment)))
 
 
 def cropped(area: np.ndarray) -> Box | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from canon.editors.diffusion.windows import Window, blended, windows
 from canon.errors import InputError, first_line
-from canon.storage import read_image, to_float, to_uint8
+from canon.sources import read_rgb
 
 _OVERLAP, _LOCAL_OVERLAP = 0.25, 0.125
 """Share of a window that its neighbours see, too; and where no latent looks at all others."""
@@ -151,8 +151,7 @@ class LatentModel:
         """
         if not path:
             return {}
-        pixels = to_uint8(to_float(read_image(Path(path)))[..., :3])
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] < 3 else pixels).convert("RGB")
+        image = Image.fromarray(read_rgb(Path(path)))
         self.pipeline.set_ip_adapter_scale(scale)
         wants = guide.context.shape[0] > 1
         found = self.pipeline.prepare_ip_adapter_image_embeds(image, None, self.device, 1, wants)

@@ -65,7 +65,7 @@ def load_model(config: DiffusionConfig, task: str) -> Model:
         task: DESCRIBE, FILL or INSTRUCT.
 
     Raises:
-        InputError: diffusers is missing, the model is none or not there, it is of another kind, or memory is too small.
+        InputError: diffusers is missing, the model is none or not there, or it is of another kind.
     """
     import_diffusers()
     device = usable_device(config.device)
@@ -73,8 +73,7 @@ def load_model(config: DiffusionConfig, task: str) -> Model:
     asked = (task, str(device), config.dtype, config.scheduler, len(config.lora), config.offload, *version)
     if asked not in _kept:
         _kept.clear()  # before the next one needs the memory
-        with memory_told():
-            _kept[asked] = _loaded(config, task, device)
+        _kept[asked] = _loaded(config, task, device)
     return _kept[asked]
 
 
@@ -319,10 +318,17 @@ def _scheduler(diffusers: Any, name: str, current: Any) -> Any:
     if kind is None or (names and name not in names):
         raise InputError(f"The model cannot be sampled with '{name}'; choose one of {', '.join(sorted(names))}.")
     try:
-        # Latents have no bounds; a configuration without the word would have them clipped.
-        return kind.from_config({**current.config, "clip_sample": False})
+        return from_config(kind, current)
     except (ImportError, ValueError) as error:
         raise InputError(f"The model cannot be sampled with '{name}': {first_line(error)}.") from error
+
+
+def from_config(kind: Any, current: Any) -> Any:
+    """A scheduler of a kind in the place of another.
+
+    Latents have no bounds: a configuration that does not speak of clipping would have some kinds clip them.
+    """
+    return kind.from_config({**current.config, "clip_sample": False})
 
 
 def _add_loras(pipeline: Any, files: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ from canon.editors.diffusion.latents import (
     to_tensor,
 )
 from canon.editors.diffusion.mini.vocabulary import words
-from canon.editors.diffusion.models import DESCRIBE, FILL, INSTRUCT, Model, load_controlnet, load_model
+from canon.editors.diffusion.models import DESCRIBE, FILL, INSTRUCT, Model, from_config, load_controlnet, load_model
 from canon.editors.diffusion.options import MINI, ControlConfig, DiffusionConfig
 from canon.editors.diffusion.restyle import RestyleConfig
 from canon.editors.diffusion.stablevideo import StableVideoConfig
@@ -332,8 +332,7 @@ def invertible(model: Model) -> LatentModel:
     if isinstance(model.scheduler, DDIMScheduler):
         return model
     own = copy.copy(model)  # the model is kept for other edits, too
-    # Latents have no bounds; a configuration without the word would have them clipped.
-    own.scheduler = DDIMScheduler.from_config({**model.scheduler.config, "clip_sample": False})
+    own.scheduler = from_config(DDIMScheduler, model.scheduler)
     return own
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from canon.boxes import Box, box_size
-from canon.carrying import read_mask
+from canon.carrying import read_mask, straight
 from canon.editors.diffusion.annotators import segment, segment_at
 from canon.editors.diffusion.canvases import Region, cropped, painted, regions, repainted
 from canon.editors.diffusion.options import MINI
@@ -40,7 +40,7 @@ def videdit(fit: Fit, config: VidEditConfig) -> Edit:
     def made(region: Region) -> np.ndarray:
         if not named:
             return painted(region.image, region.area, painter.hinted(region.hint))
-        canvas = Regions(region.image)
+        canvas = RegionPaint(region.image)
         for area, prompt in named:
             own = _area(fit, name, region, area, painter) * region.area
             part = cropped(own)
@@ -58,7 +58,7 @@ def videdit(fit: Fit, config: VidEditConfig) -> Edit:
     return as_edit(fit, name, paint, config, "videdit", files)
 
 
-class Regions:
+class RegionPaint:
     """Regions that were repainted one after the other, over what was there."""
 
     def __init__(self, image: np.ndarray) -> None:
@@ -85,8 +85,7 @@ class Regions:
     @property
     def rgba(self) -> np.ndarray:
         """What was repainted, float32 [h, w, 4], not premultiplied."""
-        alpha = self.paint[..., 3:]
-        return np.dstack([self.paint[..., :3] / np.maximum(alpha, 1e-6), alpha])
+        return straight(self.paint)
 
 
 def _area(fit: Fit, layer: str, region: Region, area: str, painter: VidEditPainter) -> np.ndarray:
@@ -109,11 +108,9 @@ def _area(fit: Fit, layer: str, region: Region, area: str, painter: VidEditPaint
     elif painter.config.segmenter:
         shown = fit.canonical(layer, region.segment).rgba[..., :3]
         model, device = painter.config.segmenter, torch.device(painter.model.pipeline.device)
-        if at:
-            shown = segment_at(shown, (int(at[1]), int(at[2])), model, device)
-        else:
-            shown = segment(shown, area, model, device)
-        found = shown.astype(np.float32)
+        point = at and (int(at[1]), int(at[2]))
+        part = segment_at(shown, point, model, device) if point else segment(shown, area, model, device)
+        found = part.astype(np.float32)
     else:
         raise InputError(f"There is no mask '{area}'; to look for it by its name, give --segmenter.")
     if feather:

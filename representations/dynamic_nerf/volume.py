@@ -42,7 +42,7 @@ def resample(edges: Tensor, weights: Tensor, count: int, generator: torch.Genera
     Args:
         weights: [..., S], at least 0; where all are 0 the new intervals are even.
         count: of the new intervals.
-        generator: shifts each within its share of the probability; None takes their middles.
+        generator: shifts the inner edges at random; None gives all intervals the same share of the weights.
 
     Returns:
         [..., count + 1], ascending, without gradient.

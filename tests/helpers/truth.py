@@ -20,6 +20,7 @@ from canon.grids import affine_guess, invert_grid
 from canon.scenes import Scene, make
 from canon.scenes.sampling import sample_points
 from canon.segments import Segment
+from canon.skeletons import axis_rotation
 
 STRIDE, LIGHT_STRIDE = 8, 16
 
@@ -196,12 +197,6 @@ def split_in_two(fit: Fit, name: str, at: int, overlap: int, gain: float = 1.0) 
 
 
 def turned(angles: tuple[float, float, float]) -> np.ndarray:
-    """A rotation float64 [3, 3]: about x, then y, then z of what is turned."""
-    found = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = (k for k in range(3) if k != axis)
-        one = np.eye(3)
-        one[i, i] = one[j, j] = np.cos(angle)
-        one[i, j], one[j, i] = -np.sin(angle), np.sin(angle)
-        found = found @ one
-    return found
+    """A rotation float64 [3, 3]: about z, then y, then x."""
+    x, y, z = (axis_rotation(axis, np.array(angle)) for axis, angle in enumerate(angles))
+    return np.asarray(x @ y @ z)

@@ -17,7 +17,7 @@ import canon
 from canon.editors.diffusion import painters, prompted_regions
 from canon.editors.diffusion.annotators import annotate
 from canon.editors.diffusion.keyframes import _median
-from canon.editors.diffusion.prompted_regions import Regions
+from canon.editors.diffusion.prompted_regions import RegionPaint
 from canon.edits import Over
 from canon.errors import InputError
 from canon.fits import Fit
@@ -223,7 +223,7 @@ def test_regions_have_prompts_of_their_own(fit: Fit, models: dict[str, str]) -> 
 def test_regions_that_meet_leave_no_seam() -> None:
     left = np.clip(np.linspace(1.5, -0.5, 20, dtype=np.float32), 0, 1)[None].repeat(6, axis=0)
     whole = np.s_[0:6, 0:20]
-    found = Regions(np.zeros((6, 20, 3), np.float32))
+    found = RegionPaint(np.zeros((6, 20, 3), np.float32))
     found.put(whole, np.full((6, 20, 3), 0.8, np.float32), left)
     assert np.allclose(found.rgba[..., 3], left) and np.allclose(found.rgba[:, :10, :3], 0.8)
     found.put(whole, np.full((6, 20, 3), 0.4, np.float32), 1 - left)
