@@ -18,7 +18,7 @@ import numpy as np
 from canon.cameras import Camera, pinhole
 from canon.coordinates import Size
 from canon.errors import InputError
-from canon.storage import image_size, inside
+from canon.storage import image_size, inside, write_json
 
 _COLMAP = (
     ("SIMPLE_PINHOLE", "fcC"),
@@ -77,6 +77,40 @@ def read_cameras(path: str | Path) -> list[View]:
         raise InputError(f"The cameras of '{found}' cannot be read: {what}.") from error
 
 
+def write_cameras(path: Path, cameras: Mapping[str, Camera]) -> None:
+    """Write ``cameras.json``, which :func:`read_cameras` reads back to the last bit.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full.
+    """
+    content = {
+        name: {
+            "width": one.size[1],
+            "height": one.size[0],
+            "K": one.intrinsics.tolist(),
+            "R": one.rotation.tolist(),
+            "t": one.translation.tolist(),
+            "distortion": list(one.distortion),
+            "fisheye": one.fisheye,
+        }
+        for name, one in cameras.items()
+    }
+    write_json(path, {"convention": "OpenCV: x_cam = R @ x_world + t; pixel centres at integers", "cameras": content})
+
+
+def is_human_nerf(path: Path) -> bool:
+    """Whether a JSON file is the ``metadata.json`` of HumanNeRF, rather than somebody else's of that name."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and _holds_human_nerf(content)
+
+
+def _holds_human_nerf(content: Mapping[str, Any]) -> bool:
+    return bool(content) and all(isinstance(one, dict) and "cam_intrinsics" in one for one in content.values())
+
+
 def _find(path: Path) -> Path:
     if path.is_file():
         return path
@@ -96,7 +130,7 @@ def _json_reader(content: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Pat
         return _nerfstudio
     if isinstance(content.get("cameras"), dict):
         return _plain
-    if content and all(isinstance(one, dict) and "cam_intrinsics" in one for one in content.values()):
+    if _holds_human_nerf(content):
         return _human_nerf
     raise InputError("it is neither a transforms.json, nor a cameras.json, nor a metadata.json of HumanNeRF.")
 
@@ -156,7 +190,8 @@ def _plain(content: Mapping[str, Any], path: Path) -> Iterator[View]:
         lens = own.get("distortion", own.get("dist_k1k2p1p2", ()))
         image = _image(path.parent, str(own["image"])) if "image" in own else None
         matrix, rotation, translation = (np.array(own[key], np.float64) for key in ("K", "R", "t"))
-        yield View(str(name), Camera(size, matrix, rotation, translation, tuple(lens)), image)
+        fisheye = bool(own.get("fisheye"))
+        yield View(str(name), Camera(size, matrix, rotation, translation, tuple(lens), fisheye=fisheye), image)
 
 
 def _human_nerf(content: Mapping[str, Any], path: Path) -> Iterator[View]:

@@ -1,35 +1,59 @@
-"""A clip: the frames of a video on disk, memory-mapped, with what else has to survive an edit (times, sound, masks)."""
+"""A clip: the frames of a video on disk, memory-mapped, with what else has to survive an edit (times, sound, masks),
+and the cameras and poses that fits in three dimensions need."""
 
 from __future__ import annotations
 
-import itertools
-import logging
-import shutil
-import tempfile
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from canon.audio import save_audio
+from canon.clip_loading import (
+    FRAMES_FILE,
+    ClipFolder,
+    ViewReader,
+    Wanted,
+    read_masks,
+    read_views,
+    store_frames,
+    store_masks,
+    view_times,
+)
+from canon.clip_world import (
+    CAMERAS_FILE,
+    ONE_VIEW,
+    POSES_FILE,
+    Cameras,
+    ViewFrames,
+    World,
+    match_world,
+    open_world,
+    part_of,
+    read_world,
+    save_world,
+    view_names,
+    world_hash,
+)
 from canon.errors import InputError
-from canon.folders import array_digest, array_writer, atomic_folder, place_array
-from canon.masks import FrameSet, LayerMask, load_masks
-from canon.sources import Source, find_source, read_rgb, resize, resized_size
+from canon.folders import array_digest, atomic_folder, place_array
+from canon.masks import LayerMask
+from canon.sources import find_source, resize
 from canon.storage import content_hash, inside, open_array, read_yaml, to_uint8, write_image, write_yaml
-from canon.timing import DEFAULT_FPS, frame_rate, is_regular, spread
-from canon.video import Frame, probe, read_frames
+from canon.timing import DEFAULT_FPS, is_regular, spread
+from canon.video import Frame
+
+if TYPE_CHECKING:
+    from canon.cameras import Camera
+    from canon.skeletons import Motion
 
 __all__ = ["Clip", "LayerMask"]
 
-log = logging.getLogger("canon")
-
-CLIP_FILE, FRAMES_FILE, AUDIO_FILE, PREVIEW_FILE = "clip.yaml", "frames.npy", "audio.mka", "preview.jpg"
+CLIP_FILE, AUDIO_FILE, PREVIEW_FILE = "clip.yaml", "audio.mka", "preview.jpg"
 
 
 def check_frame(frame: int, count: int) -> None:
@@ -47,11 +71,11 @@ class Clip:
     """Frames of a video with their times, sound and masks; from :meth:`load`, :meth:`open` or :meth:`from_frames`."""
 
     frames: np.ndarray = field(repr=False)
-    """uint8 [T, H, W, 3], sRGB, upright, memory-mapped; read-only."""
+    """uint8 [T, H, W, 3], sRGB, upright, memory-mapped; read-only. Those of several views lie view after view."""
     fps: Fraction
     """Average frames per second."""
     timestamps: np.ndarray = field(repr=False)
-    """float64 [T], seconds after the first frame."""
+    """float64 [T], seconds after the first frame, several views being shown one after the other."""
     source: str = ""
     """What it was loaded from, for people."""
     audio_path: Path | None = None
@@ -60,10 +84,12 @@ class Clip:
     """``"limited"`` or ``"full"``, how luma was stored and should be again; RGB sources count as limited."""
     masks: dict[str, LayerMask] = field(default_factory=dict)
     """Masks by layer name, front to back; the background has none."""
-    cameras: Any = None
-    """As given to :meth:`load`, for 3-D representations; not saved."""
-    poses: Any = None
-    """As given to :meth:`load`, for 3-D representations; not saved."""
+    cameras: list[Camera] | None = None
+    """One for each frame, if they are known."""
+    poses: Motion | None = None
+    """Of the person who is seen, one for each moment, if they are known."""
+    views: tuple[str, ...] = ONE_VIEW
+    """Names of the synchronised views; an ordinary clip has one."""
     known_hash: str | None = field(default=None, repr=False)
     """:attr:`content_hash` if it is known already."""
 
@@ -81,20 +107,32 @@ class Clip:
         return not is_regular(self.timestamps, self.fps)
 
     @property
+    def moments(self) -> np.ndarray:
+        """Which moment each frame shows, int64 [T]: its number within its view."""
+        count = len(self)
+        return np.arange(count, dtype=np.int64) % (count // len(self.views))
+
+    @property
     def content_hash(self) -> str:
-        """Short hash of all frames and masks; equal clips have equal hashes wherever they lie."""
+        """Short hash of all frames and masks, cameras and poses; equal clips have equal hashes wherever they lie."""
         if self.known_hash is None:
             digests = {name: array_digest(mask.values) for name, mask in self.masks.items()}
-            self.known_hash = _hash(self.frames.shape, array_digest(self.frames), self.masks, digests)
+            self._set_hash(array_digest(self.frames), digests)
+        assert self.known_hash is not None
         return self.known_hash
+
+    def _set_hash(self, digest: str, masks: Mapping[str, str]) -> None:
+        layers = [[name, list(mask.indices), masks[name]] for name, mask in self.masks.items()]
+        pictures = content_hash(list(self.frames.shape), digest, layers)
+        self.known_hash = world_hash(pictures, self.cameras, self.poses, self.views)
 
     @classmethod
     def load(
         cls,
-        source: str | Path,
-        masks: str | Path | None = None,
-        cameras: Any = None,
-        poses: Any = None,
+        source: str | Path | Sequence[str | Path],
+        masks: str | Path | Sequence[str | Path | None] | None = None,
+        cameras: Cameras | None = None,
+        poses: str | Path | Motion | None = None,
         max_frames: int | None = None,
         size: int | tuple[int, int] | None = None,
         cache: str | Path | None = None,
@@ -104,40 +142,56 @@ class Clip:
 
         Args:
             source: a video file (mp4, mov, webm, gif, avi, mkv), an image, a folder of images, a glob, a DAVIS folder
-                ``X/JPEGImages/480p/name`` (its annotations are found), or a folder with ``frames/`` and ``masks/``.
+                ``X/JPEGImages/480p/name`` (its annotations are found), or a folder with ``frames/`` and ``masks/``; a
+                folder with ``transforms.json`` (nerfstudio), or in the layout of HumanNeRF or NeuMan, whose images,
+                cameras, masks and poses are found; or a list of these, as synchronised views.
             masks: a folder of PNGs (the foreground, or one layer for each object of palette images), a folder of named
-                sub-folders (front to back by name), or one image (frame 0). They may be given for some frames only.
-            cameras, poses: kept as they are for 3-D representations.
-            max_frames: use at most so many frames from the start; what is left out is logged.
+                sub-folders (front to back by name), or one image (frame 0). They may be given for some frames only. Of
+                several views: a list of these, or None, for each view.
+            cameras: what :func:`canon.camera_files.read_cameras` takes; one :class:`Camera` of all frames; a list, for
+                each frame or for each view; or one or a list by the view's name. Those of a file belong to the images
+                that it names, else to the views that they are called by, else to frames or views in order. They are
+                resized with the frames.
+            poses: a file that :func:`canon.poses.read_poses` takes, or a motion; one pose for each moment.
+            max_frames: use at most so many frames of each view from the start, and so many poses; what is left out is
+                logged.
             size: (height, width), or a height whose width follows the aspect; masks are resized likewise.
             cache: folder for the decoded frames; None takes a temporary one that goes with the clip.
             fps: rate of images, which carry none (24 otherwise).
 
         Raises:
-            InputError: the source or the masks cannot be used; one sentence says which, and why.
+            InputError: the source, the masks, the cameras or the poses cannot be used; one sentence says which, and
+                why.
         """
-        if not isinstance(source, str | Path):
-            raise InputError("Several sources in one clip cannot be used; give one video, folder or glob.")
+        paths = [source] if isinstance(source, str | Path) else list(source)
+        if not paths:
+            raise InputError("There is nothing to load; give a video, a folder of images or a glob.")
         if max_frames is not None and max_frames < 1:
             raise InputError(f"max_frames is {max_frames}; give at least 1.")
-        if (Path(source) / CLIP_FILE).is_file():
+        # What lies in files is read before the frames are, so that a fault in it is told at once.
+        world = read_world(cameras, poses)
+        if len(paths) == 1 and (Path(paths[0]) / CLIP_FILE).is_file():
             if masks is not None or max_frames is not None or size is not None:
-                raise InputError(f"'{source}' is a saved clip; load its video again to change masks, frames or size.")
-            return cls.open(source)
-        found = find_source(source)
-        with _Folder(cache) as (folder, keep):
-            chosen, guessed = found.masks if masks is None else Path(masks), masks is None and found.guessed
-            try:
-                clip = _load(found, chosen, max_frames, size, folder, fps)
-            except InputError as error:
-                if not guessed:
-                    raise
-                log.warning("%s The masks found beside the frames are left out.", error)
-                clip = _load(found, None, max_frames, size, folder, fps)
-            else:
-                if guessed:
-                    log.info("took the masks that lie beside the frames of '%s'", found.name)
-            clip.cameras, clip.poses = cameras, poses
+                raise InputError(f"'{paths[0]}' is a saved clip; load its video again to change masks, frames or size.")
+            return cls.open(paths[0])._with_world(world)
+        given = [masks] if isinstance(masks, str | Path) else list(masks or [None] * len(paths))
+        if len(given) != len(paths):
+            raise InputError(f"There are masks for {len(given)} views and {len(paths)} views; give a folder for each.")
+        wanted = Wanted(max_frames, size, fps)
+        views = zip(view_names(paths), paths, map(find_source, paths), strict=True)
+        readers = [ViewReader(*view, wanted) for view in views]
+        with ClipFolder(cache) as (folder, keep):
+            frames, digest = read_views(readers, folder)
+            layers, digests = read_masks(readers, given, folder)
+            names = ", ".join(reader.source.name for reader in readers)
+            clip = cls(frames, readers[0].rate, view_times(readers), names, masks=layers)
+            if len(readers) == 1 and (info := readers[0].info) is not None:
+                clip.color_range = info.color_range
+                clip.audio_path = readers[0].source.video if info.has_audio else None
+            found = [reader.source for reader in readers]
+            clip.views = tuple(reader.name for reader in readers)
+            clip.cameras, clip.poses = match_world(world, [reader.frames for reader in readers], found)
+            clip._set_hash(digest, digests)
             keep(clip)
         return clip
 
@@ -149,6 +203,10 @@ class Clip:
         masks: Mapping[str, np.ndarray | Mapping[int, np.ndarray]] | None = None,
         source: str = "",
         cache: str | Path | None = None,
+        *,
+        cameras: Cameras | None = None,
+        poses: str | Path | Motion | None = None,
+        views: Sequence[str] = ONE_VIEW,
     ) -> Clip:
         """A clip of frames that were made here, such as a synthetic scene.
 
@@ -156,23 +214,43 @@ class Clip:
             frames: uint8 [H, W, 3] each (or one [T, H, W, 3]); taken one at a time.
             masks: by layer name, front to back: [T, H, W], or {t: [H, W]} where only some are known; uint8 0..255,
                 bool, or float 0..1.
+            cameras, poses: see :meth:`load`.
+            views: names of synchronised views, whose frames come view after view.
 
         Raises:
-            InputError: no frames, or frames or masks of differing sizes.
+            InputError: no frames, frames or masks of differing sizes, or cameras or poses that cannot be used.
         """
-        with _Folder(cache) as (folder, keep):
-            array, digest = _store((Frame(frame, 0.0) for frame in frames), folder, None, source or "frames", [])
-            layers, digests = _store_masks(masks or {}, folder, array.shape[:3])
+        with ClipFolder(cache) as (folder, keep):
+            array, digest = store_frames((Frame(frame, 0.0) for frame in frames), folder, source or "frames")
+            layers, digests = store_masks(masks or {}, folder, array.shape[:3])
             rate = Fraction(fps).limit_denominator(100_000)
             times = np.arange(len(array)) / float(rate)
-            clip = cls(array, rate, times, source, masks=layers)
-            clip.known_hash = _hash(array.shape, digest, layers, digests)
+            if len(set(views)) < max(len(views), 1) or len(array) % len(views):
+                raise InputError(f"{len(array)} frames cannot be those of the views {', '.join(views) or '(none)'}.")
+            clip = cls(array, rate, times, source, masks=layers, views=tuple(views))
+            clip = clip._with_world(read_world(cameras, poses))
+            clip._set_hash(digest, digests)
             keep(clip)
         return clip
 
+    def _with_world(self, world: World) -> Clip:
+        """This clip with other cameras or poses, as far as they are given."""
+        count = len(self) // len(self.views)
+        views = [ViewFrames(name, count, self.size, self.size, parts=(name,)) for name in self.views]
+        cameras, poses = match_world(world, views)
+        if cameras is None and poses is None:
+            return self
+        return replace(self, cameras=cameras or self.cameras, poses=poses or self.poses, known_hash=None)
+
     def part(self, first: int, last: int) -> Clip:
-        """Frames ``first`` to ``last`` (both counted) with their masks, not copied; a layer without masks there is left
-        out."""
+        """Frames ``first`` to ``last`` (both counted) with their masks, cameras and poses, not copied; a layer without
+        masks there is left out.
+
+        Raises:
+            InputError: the clip has several views.
+        """
+        if len(self.views) > 1:
+            raise InputError(f"A clip of {len(self.views)} views cannot be cut; load one of them, or fewer frames.")
         masks = {}
         for name, mask in self.masks.items():
             chosen = [k for k, t in enumerate(mask.indices) if first <= t <= last]
@@ -180,12 +258,16 @@ class Clip:
                 indices = tuple(mask.indices[k] - first for k in chosen)
                 masks[name] = LayerMask(mask.values[chosen[0] : chosen[-1] + 1], indices)
         times = self.timestamps[first : last + 1] - self.timestamps[first]
-        return Clip(self.frames[first : last + 1], self.fps, times, self.source, masks=masks)
+        clip = Clip(self.frames[first : last + 1], self.fps, times, self.source, masks=masks, views=self.views)
+        clip.cameras = None if self.cameras is None else self.cameras[first : last + 1]
+        clip.poses = None if self.poses is None else part_of(self.poses, first, last)
+        return clip
 
     def save(self, folder: str | Path) -> None:
-        """Write ``clip.yaml``, ``frames.npy``, ``masks/LAYER.npy``, ``audio.mka`` and ``preview.jpg``, atomically.
+        """Write ``clip.yaml``, ``frames.npy``, ``masks/LAYER.npy``, ``audio.mka``, ``cameras.json``,
+        ``poses.safetensors`` and ``preview.jpg``, atomically.
 
-        An earlier clip there is replaced; other files are kept. :attr:`cameras` and :attr:`poses` are not written.
+        An earlier clip there is replaced; other files are kept.
 
         Raises:
             InputError: files that are not canon's are in the way, the folder cannot be written, or the disk is full.
@@ -209,6 +291,7 @@ class Clip:
                     for name, mask in self.masks.items()
                 ],
                 "hash": self.content_hash,
+                **save_world(target, self.cameras, self.poses, self.views),
             }
             if self.variable_rate:
                 record["timestamps"] = [round(float(t), 6) for t in self.timestamps]
@@ -219,7 +302,7 @@ class Clip:
         mine = isinstance(self.frames, np.memmap) and str(self.frames.filename) == str(frames)
         if not mine and not (folder / CLIP_FILE).is_file():
             return set()
-        names = {CLIP_FILE, FRAMES_FILE, AUDIO_FILE, PREVIEW_FILE}
+        names = {CLIP_FILE, FRAMES_FILE, AUDIO_FILE, PREVIEW_FILE, CAMERAS_FILE, POSES_FILE}
         masks = folder / "masks"
         only_ours = masks.is_dir() and all(entry.suffix == ".npy" for entry in masks.iterdir())
         return names | {"masks"} if only_ours else names
@@ -265,7 +348,8 @@ class Clip:
                 layers[str(entry["name"])] = LayerMask(values, indices)
             audio = inside(folder, record["audio"]) if record.get("audio") else None
             digest, source, color_range = str(record["hash"]), str(record["source"]), str(record["color_range"])
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            cameras, poses, views = open_world(folder, record, count)
+        except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -276,128 +360,10 @@ class Clip:
             raise InputError(
                 f"'{folder / CLIP_FILE}' is damaged (fps or timestamps); delete '{folder}' and load again."
             )
-        return cls(frames, fps, times, source, audio, color_range, layers, known_hash=digest)
+        return cls(frames, fps, times, source, audio, color_range, layers, cameras, poses, views, digest)
 
 
 def _require(array: np.ndarray, shape: tuple[int, ...], folder: Path) -> None:
     if array.shape != shape or array.dtype != np.uint8:
         seen = f"{array.dtype} {list(array.shape)} instead of uint8 {list(shape)}"
         raise InputError(f"'{folder}' is damaged: an array is {seen}; delete the folder and load again.")
-
-
-def _hash(shape: tuple[int, ...], digest: str, layers: Mapping[str, LayerMask], digests: Mapping[str, str]) -> str:
-    return content_hash(
-        list(shape), digest, [[name, list(mask.indices), digests[name]] for name, mask in layers.items()]
-    )
-
-
-class _Folder:
-    """The folder of a clip under construction; a temporary one is removed with the clip, or at once on failure."""
-
-    def __init__(self, cache: str | Path | None) -> None:
-        self._temporary = cache is None
-        self._path = Path(tempfile.mkdtemp(prefix="canon-clip-")) if cache is None else Path(cache)
-
-    def __enter__(self) -> tuple[Path, Any]:
-        return self._path, self._keep
-
-    def _keep(self, clip: Clip) -> None:
-        if self._temporary:
-            weakref.finalize(clip, shutil.rmtree, self._path, ignore_errors=True)
-
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if self._temporary and kind is not None:
-            shutil.rmtree(self._path, ignore_errors=True)
-
-
-def _load(
-    source: Source,
-    masks: Path | tuple[tuple[str, Path], ...] | None,
-    max_frames: int | None,
-    size: int | tuple[int, int] | None,
-    folder: Path,
-    fps: Fraction | float | None,
-) -> Clip:
-    info = probe(source.video) if source.video is not None else None
-    announced = info.fps if info is not None else Fraction(fps or DEFAULT_FPS).limit_denominator(100_000)
-    items = read_frames(source.video) if source.video is not None else _read_images(source.images, announced)
-    times: list[float] = []
-    original: list[tuple[int, int]] = []
-
-    def sized() -> Iterator[Frame]:
-        for frame in items:
-            if not original:
-                original.append((frame.rgb.shape[0], frame.rgb.shape[1]))
-            yield Frame(resize(frame.rgb, resized_size(original[0], size)), frame.seconds)
-
-    array, digest = _store(sized(), folder, max_frames, source.name, times)
-    total: int | None = len(array)
-    left_out = len(source.images) > len(array) if source.images else next(items, None) is not None
-    if left_out:
-        total = len(source.images) or (info.frames if info is not None else None)
-        log.warning("using the first %d of %s frames of '%s'", len(array), total or "more", source.name)
-    layers: dict[str, LayerMask] = {}
-    digests: dict[str, str] = {}
-    if masks is not None:
-        stems = tuple(path.stem for path in source.images)
-        frames = FrameSet(len(array), total, stems, original[0], (array.shape[1], array.shape[2]))
-        layers, digests = load_masks(masks, frames, folder)
-    rate = frame_rate(times, announced)
-    clip = Clip(array, rate, np.asarray(times), source.name, masks=layers)
-    if info is not None:
-        clip.color_range = info.color_range
-        clip.audio_path = source.video if info.has_audio else None
-    clip.known_hash = _hash(array.shape, digest, layers, digests)
-    return clip
-
-
-def _read_images(paths: Sequence[Path], fps: Fraction | None) -> Iterator[Frame]:
-    first: tuple[int, ...] = ()
-    for t, path in enumerate(paths):
-        image = read_rgb(path)
-        first = first or image.shape
-        if image.shape != first:
-            seen, wanted = f"{image.shape[1]}x{image.shape[0]}", f"{first[1]}x{first[0]}"
-            raise InputError(f"'{path}' is {seen} and '{paths[0].name}' is {wanted}; make all frames of one size.")
-        yield Frame(image, t / float(fps or DEFAULT_FPS))
-
-
-def _store(
-    items: Iterable[Frame], folder: Path, max_frames: int | None, name: str, times: list[float]
-) -> tuple[np.ndarray, str]:
-    """Write frames to ``folder`` as they come; their times go to ``times``. Returns the mapped array and its digest."""
-    path = folder / FRAMES_FILE
-    with array_writer(path) as writer:
-        for frame in itertools.islice(items, max_frames):
-            rgb = frame.rgb
-            if (
-                rgb.dtype != np.uint8
-                or rgb.ndim != 3
-                or rgb.shape[2] != 3
-                or rgb.shape != (writer.item_shape or rgb.shape)
-            ):
-                wanted = list(writer.item_shape) or "[H, W, 3]"
-                raise InputError(f"Frame {writer.length} is {rgb.dtype} {list(rgb.shape)} instead of uint8 {wanted}.")
-            writer.append(rgb)
-            times.append(frame.seconds)
-        if writer.length == 0:
-            raise InputError(f"'{name}' holds no frames.")
-    return open_array(path), writer.digest
-
-
-def _store_masks(
-    masks: Mapping[str, np.ndarray | Mapping[int, np.ndarray]], folder: Path, shape: tuple[int, ...]
-) -> tuple[dict[str, LayerMask], dict[str, str]]:
-    layers, digests = {}, {}
-    for name, given in masks.items():
-        by_frame = dict(sorted(given.items())) if isinstance(given, Mapping) else dict(enumerate(given))
-        path = inside(folder / "masks", f"{name}.npy")
-        if not by_frame or min(by_frame) < 0 or max(by_frame) >= shape[0]:
-            raise InputError(f"The masks of layer '{name}' are for frames {sorted(by_frame)[:3]}..., of {shape[0]}.")
-        with array_writer(path) as writer:
-            for t, mask in by_frame.items():
-                if mask.shape != shape[1:3]:
-                    raise InputError(f"The mask of frame {t} of '{name}' is {mask.shape} and frames are {shape[1:3]}.")
-                writer.append(mask if mask.dtype == np.uint8 else to_uint8(mask.astype(np.float32)))
-        layers[name], digests[name] = LayerMask(open_array(path), tuple(by_frame)), writer.digest
-    return layers, digests

@@ -48,6 +48,7 @@ def fit(
         InputError: an option is unknown or out of range, or the clip cannot be fitted.
     """
     kind = registry.representation(representation)
+    check_views(representation, len(clip.views))
     config = registry.make_config(kind.Config, {"preset": preset, "solver": solver, **options})
     chosen = usable_device(device)
     if not 0 <= seed < 2**32:
@@ -59,6 +60,19 @@ def fit(
     with tempfile.TemporaryDirectory(prefix="canon-fit-") as folder:
         # Arrays mapped from the folder stay readable after it is removed, as long as the fit lives.
         return _fit(kind(), clip, config, Path(folder), chosen, seed, progress, begin)
+
+
+def check_views(representation: str, views: int) -> None:
+    """Refuse a clip of several views that a representation cannot fit.
+
+    Raises:
+        InputError: there is more than one view, and the representation is none of three dimensions.
+    """
+    if views > 1 and not registry.representation(representation).several_views:
+        raise InputError(
+            f"There are {views} views, and '{representation}' cannot fit several views; use dynamic-nerf, or give one "
+            "of them."
+        )
 
 
 def _fit(

@@ -175,17 +175,17 @@ class Project:
     def adopt(self, clip: Clip) -> Clip:
         """Keep a clip that was just loaded as the project's own, or re-use the frames that the project has already.
 
-        The same frames with other masks are fine: the fit then keeps those masks with itself.
+        The same frames with other masks, cameras or poses are fine: the fit then keeps those with itself.
 
         Raises:
             InputError: the project holds another clip, or its clip is damaged.
         """
         if not (self.clip_folder / CLIP_FILE).is_file():
             clip.save(self.clip_folder)
-            return _with_context(Clip.open(self.clip_folder), clip)
+            return Clip.open(self.clip_folder)
         own = Clip.open(self.clip_folder)
         if own.content_hash == clip.content_hash:
-            return _with_context(own, clip)
+            return own
         if not _same_frames(own, clip):
             seen, new = (f"{len(each)} frames of {each.size[1]}x{each.size[0]}" for each in (own, clip))
             other = "other pictures" if seen == new else f"not {new}"
@@ -237,11 +237,6 @@ def _child(folder: Path, name: str) -> Path:
     # Not what inside() returns: that one follows links, and messages should show the path that the user gave.
     inside(folder, name)
     return folder / name
-
-
-def _with_context(own: Clip, loaded: Clip) -> Clip:
-    own.cameras, own.poses = loaded.cameras, loaded.poses
-    return own
 
 
 def _same_frames(a: Clip, b: Clip) -> bool:

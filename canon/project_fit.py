@@ -6,9 +6,10 @@ import importlib.metadata
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +19,14 @@ from canon.contact_sheet import mask_overview
 from canon.errors import InputError
 from canon.fit_folder import FIT_FILE, load
 from canon.fits import Fit
-from canon.fitting import fit, no_progress
+from canon.fitting import check_views, fit, no_progress
 from canon.folders import atomic_folder
 from canon.project import PROJECT_FILE, WORK, Project
 from canon.storage import content_hash, file_digest, read_yaml, to_plain, to_uint8, write_bytes, write_image
+
+if TYPE_CHECKING:
+    from canon.clip_world import Cameras
+    from canon.skeletons import Motion
 
 log = logging.getLogger("canon")
 
@@ -32,11 +37,12 @@ MASKS, OVERVIEW, _DIGEST = "masks", "masks-overview.png", ".digest"
 class FitRequest:
     """What is to be fitted, and how."""
 
-    source: str | Path
+    source: str | Path | Sequence[str | Path]
+    """As for :meth:`canon.Clip.load`, like masks, cameras and poses."""
     representation: str = "atlas"
     name: str | None = None
     """Name in the project; None = the representation's, numbered where that is taken by a fit with other options."""
-    masks: str | Path | None = None
+    masks: str | Path | Sequence[str | Path | None] | None = None
     max_frames: int | None = None
     size: int | tuple[int, int] | None = None
     device: str | None = None
@@ -45,6 +51,8 @@ class FitRequest:
     """Fit again although this very fit, or another one of this name, is there."""
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of the representation's config."""
+    cameras: Cameras | None = None
+    poses: str | Path | Motion | None = None
 
 
 def fit_into(
@@ -56,10 +64,12 @@ def fit_into(
         the fit's name in the project, the fit (mapped from disk), and whether it had to be solved now.
 
     Raises:
-        InputError: bad video, masks or options; a folder that is not canon's, holds another clip, or cannot be written.
+        InputError: bad video, masks, cameras, poses or options; a folder that is not canon's, holds another clip, or
+            cannot be written.
     """
     kind = registry.representation(request.representation)
     config = registry.make_config(kind.Config, request.options)  # refused before anything is written
+    check_views(request.representation, 1 if isinstance(request.source, str | Path) else len(request.source))
     if request.name is not None:
         Project(Path(folder)).fit_folder(request.name)
     fresh = not (Path(folder) / PROJECT_FILE).exists()
@@ -70,8 +80,7 @@ def fit_into(
             cache = project.folder / WORK / "clip"
             shutil.rmtree(cache, ignore_errors=True)
             try:
-                loaded = Clip.load(request.source, request.masks, None, None, request.max_frames, request.size, cache)
-                clip = project.adopt(loaded)
+                clip = project.adopt(_load(request, cache))
             finally:
                 shutil.rmtree(cache, ignore_errors=True)
             return _fit(project, clip, request, config, progress)
@@ -79,6 +88,11 @@ def fit_into(
         if fresh:
             project.discard_if_empty()
         raise
+
+
+def _load(request: FitRequest, cache: Path) -> Clip:
+    world = request.cameras, request.poses
+    return Clip.load(request.source, request.masks, *world, request.max_frames, request.size, cache)
 
 
 def _fit(

@@ -46,6 +46,8 @@ class Representation(ABC):
 
     Config: ClassVar[type[Any]]
     """Dataclass of its options; field docstrings are the command line's help."""
+    several_views: ClassVar[bool] = False
+    """Whether it can fit a clip of several synchronised views."""
 
     @abstractmethod
     def fit(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from canon.errors import InputError
 from canon.storage import image_size
+
+if TYPE_CHECKING:
+    from canon.camera_files import View
+
+log = logging.getLogger("canon")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -27,6 +34,14 @@ class Source:
     """Masks found beside the frames: of one layer or of all, or a folder for each named layer, front to back."""
     guessed: bool = False
     """Whether the masks lie where another program puts them, and may be something else."""
+    inverted: bool = False
+    """Whether the masks found are white where the background is."""
+    cameras: tuple[View, ...] = ()
+    """Cameras that name the images, if there are."""
+    poses: Path | None = None
+    """Where a person's poses lie, if there are."""
+    left_out: tuple[Path, ...] = ()
+    """Images beside the others that no camera is of; there may be masks for them."""
 
 
 def natural_key(name: str) -> list[str | int]:
@@ -41,10 +56,12 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def find_source(source: str | Path) -> Source:
-    """Work out what ``source`` is: a video file, an image, a folder of images, a glob, or the DAVIS layout.
+    """Work out what ``source`` is: a video file, an image, a folder of images, a glob, or the DAVIS layout; or images
+    with cameras, as nerfstudio (``transforms.json``), HumanNeRF and NeuMan lay them out.
 
     Raises:
-        InputError: it does not exist, a folder or glob holds no images, or two images share a name.
+        InputError: it does not exist, a folder or glob holds no images, two images share a name, or cameras found with
+            them cannot be read.
     """
     path, name = Path(source), str(source)
     if path.is_dir():
@@ -52,7 +69,7 @@ def find_source(source: str | Path) -> Source:
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return Source(name, images=(path,))
-        return Source(name, video=path)
+        return _listed(path, name) if path.suffix.lower() == ".json" else Source(name, video=path)
     if any(character in name for character in "*?["):
         pattern = path.relative_to(path.anchor)
         matches = sorted(Path(path.anchor).glob(str(pattern)), key=lambda match: natural_key(str(match)))
@@ -66,6 +83,63 @@ def find_source(source: str | Path) -> Source:
 
 
 def _from_folder(folder: Path) -> Source:
+    return _with_cameras(folder) or _plain_folder(folder)
+
+
+def _with_cameras(folder: Path) -> Source | None:
+    """A folder as programs for three dimensions lay it out, or None."""
+    from canon.camera_files import is_human_nerf
+
+    name, masks, listed = str(folder), folder / "masks", folder / "metadata.json"
+    found = masks if masks.is_dir() else None
+    if (folder / "transforms.json").is_file():
+        # Of nerfstudio's masks not all are of a foreground.
+        return _listed(folder / "transforms.json", name, found, guessed=found is not None)
+    if not (folder / "images").is_dir():
+        return None
+    if listed.is_file() and is_human_nerf(listed):
+        return _listed(listed, name, found, poses=listed)
+    sparse, masks = folder / "sparse", folder / "segmentations"
+    if sparse.is_dir() and masks.is_dir():
+        # NeuMan's are white where COLMAP may look for features, which is off the person.
+        model = sparse / "0" if (sparse / "0").is_dir() else sparse
+        return _listed(model, name, masks, guessed=True, inverted=True, poses=folder)
+    return None
+
+
+def _listed(
+    cameras: Path,
+    name: str,
+    masks: Path | None = None,
+    *,
+    guessed: bool = False,
+    inverted: bool = False,
+    poses: Path | None = None,
+) -> Source:
+    """The images that a file of cameras names: by name if they are numbered, else in its order."""
+    from canon.camera_files import read_cameras
+
+    views = tuple(read_cameras(cameras))
+    images = [view.image for view in views if view.image is not None]
+    if not images:
+        raise InputError(f"None of the {len(views)} pictures that '{cameras}' names is there; put them in their place.")
+    if len(images) < len(views):
+        first = next(view.name for view in views if view.image is None)
+        log.warning("%d of %d pictures of '%s' are not there ('%s')", len(views) - len(images), len(views), name, first)
+    twice = next((image for k, image in enumerate(images) if image in images[:k]), None)
+    if twice is not None:
+        raise InputError(f"'{cameras}' names '{twice.name}' twice; keep one camera for each picture.")
+    if all(re.search(r"\d", image.stem) for image in images):
+        images.sort(key=lambda image: natural_key(str(image)))
+    beside = [path for folder in dict.fromkeys(image.parent for image in images) for path in images_in(folder)]
+    known = {image.resolve() for image in images}
+    left_out = tuple(path for path in beside if path.resolve() not in known)
+    if left_out:
+        log.warning("%d pictures of '%s' have no camera and are left out", len(left_out), name)
+    return Source(name, None, _distinct(images), masks, guessed, inverted, views, poses, left_out)
+
+
+def _plain_folder(folder: Path) -> Source:
     own = folder / folder.resolve().name
     if (
         own.is_dir()

@@ -1,4 +1,4 @@
-"""``canon fit VIDEO --project DIR``."""
+"""``canon fit VIDEO [VIDEO ...] --project DIR``."""
 
 from __future__ import annotations
 
@@ -15,24 +15,35 @@ from canon.errors import InputError
 DESCRIPTION = """Fit a video, once: every edit then uses that fit. Run it again after an interruption and it goes on;
 run it again after it is done and it finds the fit. The options from --preset on are those of the representation."""
 
+# Neither is required for tyro, whose hints would say so: run() looks at both together.
+_VIDEOS = tyro.conf.arg(metavar="VIDEO [VIDEO ...]", help_behavior_hint="(required)")
+_SEVERAL_MASKS = tyro.conf.arg(metavar="DIR [DIR ...]", help_behavior_hint="(default: None)")
+
 
 @dataclass
 class FitArguments:
     """Options of the command itself."""
 
-    video: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
-    """A video file, a folder of images, a glob in quotes, or a DAVIS folder."""
     project: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """Project folder; made if it is missing."""
+    video: Annotated[tuple[str, ...], tyro.conf.Positional, _VIDEOS] = ()
+    """A video file, a folder of images, a glob in quotes, or a DAVIS folder; a folder with transforms.json, or in the
+    layout of HumanNeRF or NeuMan, whose cameras, masks and poses are found; several are synchronised views."""
     representation: str = "atlas"
     """What explains the video."""
-    masks: str | None = None
+    masks: Annotated[tuple[str, ...], _SEVERAL_MASKS] = ()
     """Folder of PNGs (the foreground), folder of named sub-folders (one per layer, front to back), or one PNG for
-    frame 0. Some frames are enough."""
+    frame 0; one for each view. Some frames are enough."""
+    cameras: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Cameras of the frames, or of each view: transforms.json (nerfstudio), metadata.json (HumanNeRF), cameras.json
+    (OpenCV's matrices), or the folder of a COLMAP model. Only representations in three dimensions use them."""
+    poses: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Poses of the person, one for each frame: poses.npz, a .bvh, or what pose estimators write. Only representations
+    of people use them."""
     name: str | None = None
     """Name of the fit in the project."""
     max_frames: int | None = None
-    """Use at most so many frames."""
+    """Use at most so many frames, of each view."""
     size: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="H [W]")] = None
     """Resize frames to this height (and width)."""
     device: str | None = None
@@ -51,22 +62,29 @@ def run(arguments: list[str]) -> int:
     size = own.size
     if size is not None and len(size) not in (1, 2):
         raise InputError(f"--size takes a height, or height and width, not {len(size)} numbers.")
+    videos, masks = own.video, own.masks
+    if not videos and len(masks) == 2:
+        masks, videos = masks[:1], masks[1:]  # "--masks DIR VIDEO" reads as two folders of masks
+    if not videos:
+        raise InputError("canon fit needs VIDEO; 'canon fit --help' shows the options.")
     options = {name: getattr(config, name) for name in asdict(config)}
 
     from canon.fit_folder import canvas_files
     from canon.project_fit import FitRequest, fit_into
 
     request = FitRequest(
-        own.video,
+        videos[0] if len(videos) == 1 else videos,
         own.representation,
         own.name,
-        own.masks,
+        None if not masks else masks[0] if len(masks) == 1 else masks,
         own.max_frames,
         None if size is None else size[0] if len(size) == 1 else (size[0], size[1]),
         own.device,
         own.seed,
         own.refit,
         options,
+        own.cameras,
+        own.poses,
     )
     with FitProgress() as progress:
         name, fit, solved = fit_into(own.project, request, progress)

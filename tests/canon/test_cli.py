@@ -22,6 +22,8 @@ from safetensors import safe_open
 from tiny_models import clip as tiny_clip
 
 import canon
+from canon.camera_files import write_cameras
+from canon.cameras import Camera, pinhole
 from canon.cli import BAD_INPUT, COMMANDS, DONE, FAULT, INTERRUPTED, main
 from canon.clip import Clip
 from canon.project import Project
@@ -212,6 +214,26 @@ def test_the_same_again_is_found_and_other_options_get_a_new_name(
     assert "propagated" in capsys.readouterr().out
 
 
+def camera() -> Camera:
+    return Camera(SIZE, pinhole((90, 90), (47.5, 26.5)), np.eye(3), np.array([0.0, 0.0, 2.0]))
+
+
+def test_cameras_can_come_later_and_masks_before_the_video(
+    source: Path, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cameras(tmp_path / "cameras.json", {"one": camera()})
+    before = tree(project)
+    arguments = ["fit", "--project", str(project), "--preset", "fast", "--cameras", str(tmp_path / "cameras.json")]
+    arguments += ["--masks", str(source / "masks"), str(source / "frames")]
+    assert main(arguments) == DONE
+    assert "fitted: " in capsys.readouterr().out
+    assert {name: digest for name, digest in tree(project).items() if name in before} == before
+    fit = Project(project).fit("atlas-2")
+    assert fit.clip.cameras is not None and len(fit.clip.cameras) == FRAMES
+    assert np.array_equal(fit.clip.cameras[-1].intrinsics, camera().intrinsics)
+    assert main(arguments) == DONE and "already fitted" in capsys.readouterr().out
+
+
 def test_a_single_image_and_a_single_frame(source: Path, tmp_path: Path) -> None:
     image = str(source / "frames" / "00000.png")
     assert main(["fit", image, "--project", str(tmp_path / "one"), "--preset", "fast"]) == DONE
@@ -337,6 +359,27 @@ def a_damaged_mask(tmp: Path, source: Path, video: Path) -> list[str]:
     folder = Path(masks(tmp, FRAMES, SIZE, 255))
     (folder / "00002.png").write_bytes((folder / "00002.png").read_bytes()[:60])
     return [str(source / "frames"), "--masks", str(folder)]
+
+
+@bad_fit("needs VIDEO")
+def no_video(tmp: Path, source: Path, video: Path) -> list[str]:
+    return ["--masks", str(source / "masks")]
+
+
+@bad_fit("no cameras in")
+def missing_cameras(tmp: Path, source: Path, video: Path) -> list[str]:
+    return [str(video), "--cameras", str(tmp / "missing.json")]
+
+
+@bad_fit(f"2 cameras for {FRAMES} frames: frame 2 is the first of {FRAMES - 2} without one")
+def too_few_cameras(tmp: Path, source: Path, video: Path) -> list[str]:
+    write_cameras(tmp / "cameras.json", {name: camera() for name in "ab"})
+    return [str(video), "--cameras", str(tmp / "cameras.json")]
+
+
+@bad_fit("2 views, .*several views; use dynamic-nerf")
+def several_videos(tmp: Path, source: Path, video: Path) -> list[str]:
+    return [str(source), str(video)]
 
 
 @bad_fit("no representation called 'nerfs'")

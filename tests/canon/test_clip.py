@@ -160,10 +160,6 @@ class TestSources:
         shrunk = clip.masks["foreground"].get(2)
         assert shrunk is not None and np.abs(shrunk - mask(2).reshape(12, 2, 18, 2).mean(axis=(1, 3))).max() <= 0.51
 
-    def test_cameras_and_poses_are_kept_as_given(self, frames):
-        clip = Clip.load(frames, cameras="cameras.json", poses=[1, 2])
-        assert (clip.cameras, clip.poses) == ("cameras.json", [1, 2])
-
 
 class TestMasks:
     def test_named_layers_front_to_back(self, frames):
@@ -577,11 +573,6 @@ def test_bad_sources(tmp_path, kind, message):
 def test_bad_options(frames, options):
     with pytest.raises(InputError):
         Clip.load(frames, **options)
-
-
-def test_several_sources_are_refused(frames):
-    with pytest.raises(InputError, match="one video"):
-        Clip.load([frames, frames])  # type: ignore[arg-type]
 
 
 def test_a_truncated_video_is_said_and_used(tmp_path, caplog):
