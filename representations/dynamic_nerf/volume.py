@@ -5,6 +5,8 @@ Convention: a ray has S intervals between S + 1 ascending edges [..., S + 1]; de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -88,3 +90,21 @@ def interlevel(proposed: Tensor, proposed_edges: Tensor, weights: Tensor, edges:
     end = torch.searchsorted(own, edges[..., 1:].contiguous()).clamp(0, last)
     bound = mass.gather(-1, end) - mass.gather(-1, first)
     return ((weights - bound).clamp_min(0).square() / (weights + 1e-7)).sum(dim=-1)
+
+
+def merged_weights(at: Sequence[Tensor], depth: Sequence[Tensor]) -> list[Tensor]:
+    """What samples of several fields along the same rays contribute, with all of them in order of depth.
+
+    Args:
+        at: [..., S] of each field, lengths along the ray.
+        depth: [..., S], optical depth of each sample: its density times the length that it stands for.
+
+    Returns:
+        weights: [..., S] of each field; together they sum to the ray's opacity.
+    """
+    every, order = torch.cat(list(at), dim=-1).sort(dim=-1)
+    thick = torch.cat(list(depth), dim=-1).gather(-1, order)
+    passed = torch.cumsum(thick, dim=-1) - thick
+    found = torch.exp(-passed) * -torch.expm1(-thick)
+    back = torch.zeros_like(found).scatter(-1, order, found)
+    return list(back.split([part.shape[-1] for part in at], dim=-1))

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _PRIMES = (1, 2654435761, 805459861, 3674653429)
+_WRAPPED = tuple(prime - (prime >> 31 << 32) for prime in _PRIMES)
+"""The same, as signed numbers of 32 bits."""
 BACKENDS = ("auto", "torch", "triton", "tiny-cuda-nn")
 _MULTIPLE = 8  # entries of a level without collisions are rounded up to this
 
@@ -147,35 +149,37 @@ def corners(points: Tensor, scale: float, resolution: int | None, size: int) -> 
         size: entries of the level.
 
     Returns:
-        index: int64 [N, 2^D], entries of the cell's corners, the last axis fastest.
+        index: int32 [N, 2^D], entries of the cell's corners, the last axis fastest.
         weights: per axis [N, 2], of the lower and the upper corner; their products weigh the entries.
     """
     position = points * scale + 0.5
     low = position.floor()
-    fraction, cell = position - low, low.long()
-    weights = [torch.stack([1.0 - part, part], dim=-1) for part in fraction.unbind(-1)]
-    steps = _PRIMES if resolution is None else [resolution**axis for axis in range(points.shape[1])]
-    index: Tensor | None = None
+    # Products of 32 bits wrap around, and the low bits that count are right: twice as fast as 64.
+    fraction, cell = position - low, low.int()
+    weights = [torch.stack([1.0 - part, part]).T for part in fraction.unbind(-1)]
+    steps = _WRAPPED if resolution is None else [resolution**axis for axis in range(points.shape[1])]
+    # Column by column: products of columns with one another are several times faster than broadcast ones.
+    columns: list[Tensor] = []
     for axis, step in zip(range(points.shape[1]), steps, strict=False):
         first = cell[:, axis] * step
-        pair = torch.stack([first, first + step], dim=-1)
-        if index is None:
-            index = pair
+        pair = (first, first + step)
+        if not columns:
+            columns = list(pair)
+        elif resolution is None:
+            columns = [column ^ part for column in columns for part in pair]
         else:
-            index = (
-                index[:, :, None] ^ pair[:, None] if resolution is None else index[:, :, None] + pair[:, None]
-            ).flatten(1)
-    assert index is not None
+            columns = [column + part for column in columns for part in pair]
+    index = torch.stack(columns, dim=-1)
     # Hashed levels have powers of two; in dense ones only points on the rim come out beyond.
     return (index & (size - 1) if resolution is None else index % size), weights
 
 
 def _products(weights: list[Tensor]) -> Tensor:
     """Weights of the corners [N, 2^D], the last axis fastest."""
-    out = weights[0]
+    out = list(weights[0].unbind(-1))
     for weight in weights[1:]:
-        out = (out[:, :, None] * weight[:, None]).flatten(1)
-    return out
+        out = [column * part for column in out for part in weight.unbind(-1)]
+    return torch.stack(out, dim=-1)
 
 
 class _Level(torch.autograd.Function):

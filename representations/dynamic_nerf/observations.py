@@ -1,0 +1,111 @@
+"""What a training looks at: pixels of frames with their rays, masks and poses, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from canon.cameras import Camera
+from canon.clip import Clip
+from canon.representations.dynamic_nerf.rays import Rays, RaySource
+
+_CHUNK = 8192
+"""Rays that are looked at together where no gradient is wanted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pixels of frames.
+
+    Attributes:
+        frames, pixels: int64 [R]; see :class:`canon.representations.dynamic_nerf.rays.RaySource`.
+        rays: [R].
+        rgb: float32 [R, 3] in 0..1.
+        mask: float32 [R] in 0..1, the person's share; None if that is not known.
+    """
+
+    frames: Tensor
+    pixels: Tensor
+    rays: Rays
+    rgb: Tensor
+    mask: Tensor | None
+
+
+class Observations:
+    """The frames of a clip with a camera each."""
+
+    def __init__(self, clip: Clip, cameras: Sequence[Camera], device: torch.device) -> None:
+        """Take the first layer's masks as those of the person; frames without one count as not known."""
+        self.clip, self.device = clip, device
+        self.count, self.size = len(clip), clip.size
+        self.source = RaySource(cameras, device)
+        self.views = _distinct(cameras)
+        """Number of the first frame with the same camera, for each frame."""
+        self.moments = torch.from_numpy(np.asarray(clip.moments)).to(device)
+        self.masks = next(iter(clip.masks.values()), None)
+
+    def take(self, frames: np.ndarray, pixels: np.ndarray) -> Batch:
+        """Pixels (row * width + column) of frames, int64 [R] both."""
+        height, width = self.size
+        rows, columns = pixels // width, pixels % width
+        rgb = torch.from_numpy(np.asarray(self.clip.frames[frames, rows, columns])).to(self.device).float() / 255
+        mask = None
+        if self.masks is not None:
+            place = np.full(self.count, -1)
+            place[list(self.masks.indices)] = np.arange(len(self.masks.indices))
+            known = place[frames]
+            found = np.asarray(self.masks.values[np.maximum(known, 0), rows, columns]).astype(np.float32) / 255
+            found[known < 0] = np.nan
+            mask = torch.from_numpy(found).to(self.device)
+        f, p = torch.from_numpy(frames).to(self.device), torch.from_numpy(pixels).to(self.device)
+        return Batch(f, p, self.source(f, p), rgb, mask)
+
+    def rays(self, frame: int, pixels: Tensor | None = None) -> Rays:
+        """Of a whole frame, or of some of its pixels."""
+        if pixels is None:
+            pixels = torch.arange(self.size[0] * self.size[1], device=self.device)
+        return self.source(torch.full_like(pixels, frame), pixels)
+
+    def mask(self, frame: int) -> np.ndarray | None:
+        """The person's mask, float32 [H, W] in 0..1."""
+        values = None if self.masks is None else self.masks.get(frame)
+        return None if values is None else np.asarray(values).astype(np.float32) / 255
+
+    def without_person(self, hits: np.ndarray | None, margin: int) -> np.ndarray:
+        """Where a frame surely shows the background, bool [T, H, W].
+
+        Args:
+            hits: bool [T, H, W], where rays come near the person; stands in for masks that are missing.
+            margin: pixels kept away from a mask.
+        """
+        free = np.ones((self.count, *self.size), bool)
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
+        for t in range(self.count):
+            mask = self.mask(t)
+            if mask is not None:
+                free[t] = cv2.dilate((mask > 0.02).astype(np.uint8), kernel) == 0
+            elif hits is not None:
+                free[t] = ~hits[t]
+        return free
+
+
+def chunks(rays: Rays, size: int = _CHUNK) -> Iterator[tuple[slice, Rays]]:
+    """Rays [R] in parts, and where they belong."""
+    for first in range(0, len(rays.origins), size):
+        part = slice(first, first + size)
+        yield part, Rays(rays.origins[part], rays.directions[part])
+
+
+def _distinct(cameras: Sequence[Camera]) -> list[int]:
+    first: dict[tuple[object, ...], int] = {}
+    found = []
+    for t, camera in enumerate(cameras):
+        numbers = (camera.intrinsics, camera.rotation, camera.translation)
+        key = (*(part.tobytes() for part in numbers), camera.distortion, camera.fisheye)
+        found.append(first.setdefault(key, t))
+    return found

@@ -1,0 +1,249 @@
+"""The schedule: the scene without the person, the person before it, then both together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from kornia.losses import ssim_loss
+from torch import Tensor, nn
+
+from canon.representations.dynamic_nerf.observations import Batch, Observations, chunks
+from canon.representations.dynamic_nerf.world import Posed, World
+from canon.representations.neural.checkpoint import Run, load_run, read_record, save_run
+from canon.storage import content_hash
+
+_RATES = {"table": 1e-2, "network": 5e-3, "volume": 5e-3, "pose": 5e-3, "residual": 5e-4}
+_LAST_RATE = 0.05
+"""Share of the learning rates that is left at the end of a stage."""
+_SSIM = 0.1
+_MASK = 0.2
+_RESIDUAL_FROM, _RESIDUAL_TO = 0.4, 0.7
+"""Shares of the steps between which the non-rigid residual is opened."""
+_POSES_FROM = 0.2
+_TRUSTED = 0.25
+"""Share of the steps after which the background's proposal is trusted wholly."""
+_CHECKPOINT_SECONDS = 30.0
+_PROBE = 2048
+
+Report = Callable[[float, Mapping[str, float]], None]
+
+
+@dataclass
+class Training:
+    """One world while it learns from observations.
+
+    Attributes:
+        states: state of what the person holds, for each moment, int64 [M].
+        refine_poses: whether poses are corrected.
+        seed: of everything random.
+        folder: where checkpoints lie; None keeps none.
+    """
+
+    world: World
+    seen: Observations
+    states: Tensor
+    refine_poses: bool = True
+    seed: int = 0
+    folder: Path | None = None
+    key: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[float, int, float, float]] = field(default_factory=list)
+
+    def posed(self, frames: Tensor) -> Posed:
+        """The poses of rays [R] of frames [R], corrected as far as that is learned."""
+        deformation = self.world.deformation
+        assert deformation is not None
+        rotations, root = deformation.poses(torch.arange(len(deformation.rotations), device=frames.device))
+        moments = self.seen.moments[frames]
+        return Posed(deformation.transforms(rotations, root)[moments], rotations[moments], self.states[moments])
+
+    # --- stages ---
+
+    def scene(self, report: Report) -> None:
+        """The background alone, from pixels that do not show the person."""
+        background = self.world.background
+        assert background is not None
+        free = self.seen.without_person(self.hits if self.world.human is not None else None, margin=2)
+        places = np.flatnonzero(free)
+
+        def loss(step: int, generator: torch.Generator) -> Tensor:
+            batch = self._random(places, self.world.sizes.rays, generator)
+            trust = min(step / (_TRUSTED * self.world.sizes.scene), 1.0)
+            found = self.world(batch.rays, None, generator, trust=trust)
+            return F.mse_loss(found.rgb, batch.rgb) + found.loss
+
+        self._stage("scene", self.world.sizes.scene, background, loss, report, free)
+
+    def person(self, report: Report) -> None:
+        """The person before the background as it is."""
+        human, deformation = self.world.human, self.world.deformation
+        assert human is not None and deformation is not None
+        behind = self._behind()
+
+        def loss(step: int, generator: torch.Generator) -> Tensor:
+            batch, shape = self._patches(generator)
+            far = behind(batch)
+            deformation.requires_grad_(True)
+            for parameter in deformation.pose_parameters():
+                parameter.requires_grad_(self.refine_poses and step >= _POSES_FROM * steps)
+            found = self.world(batch.rays, self.posed(batch.frames), generator, opened(step), background=False)
+            rgb = found.rgb + (1 - found.human[:, None]) * far
+            return self._human_loss(rgb, found.human, batch, shape)
+
+        steps = self.world.sizes.human
+
+        def opened(step: int) -> float:
+            return float(np.clip((step / steps - _RESIDUAL_FROM) / (_RESIDUAL_TO - _RESIDUAL_FROM), 0, 1))
+
+        self._stage("human", steps, nn.ModuleList([human, deformation]), loss, report, self.hits)
+
+    def joint(self, report: Report) -> None:
+        """Both together, their samples merged by depth."""
+
+        def loss(step: int, generator: torch.Generator) -> Tensor:
+            batch, shape = self._patches(generator)
+            found = self.world(batch.rays, self.posed(batch.frames), generator)
+            return self._human_loss(found.rgb, found.human, batch, shape) + found.loss
+
+        self._stage("joint", self.world.sizes.joint, self.world, loss, report, self.hits, rate=0.2)
+
+    def _human_loss(self, rgb: Tensor, human: Tensor, batch: Batch, shape: tuple[int, int, int]) -> Tensor:
+        loss = F.mse_loss(rgb, batch.rgb)
+        pictures, truth = (part.reshape(*shape, 3).permute(0, 3, 1, 2) for part in (rgb, batch.rgb))
+        loss = loss + _SSIM * ssim_loss(pictures, truth, 5)
+        if batch.mask is not None:
+            known = batch.mask.isfinite()
+            loss = loss + _MASK * (human - batch.mask.nan_to_num())[known].square().mean()
+        return loss
+
+    # --- pixels ---
+
+    @property
+    def hits(self) -> np.ndarray:
+        """Where rays come near the person, bool [T, H, W]."""
+        if not hasattr(self, "_hits"):
+            found = np.zeros((self.seen.count, *self.seen.size), bool)
+            with torch.no_grad():
+                for t in range(self.seen.count):
+                    rays = self.seen.rays(t)
+                    flat = found[t].reshape(-1)
+                    for part, own in chunks(rays):
+                        frames = torch.full((len(own.origins),), t, device=self.seen.device)
+                        flat[part] = self.world.hits(own, self.posed(frames)).cpu().numpy()
+            self._hits = found
+        return self._hits
+
+    def _random(self, places: np.ndarray, count: int, generator: torch.Generator) -> Batch:
+        chosen = places[torch.randint(len(places), (count,), generator=generator).numpy()]
+        area = self.seen.size[0] * self.seen.size[1]
+        return self.seen.take(chosen // area, chosen % area)
+
+    def _patches(self, generator: torch.Generator) -> tuple[Batch, tuple[int, int, int]]:
+        """Squares of pixels about places where the person may be: [N * side * side], and their shape."""
+        height, width = self.seen.size
+        count = self.world.sizes.patches
+        side = min(self.world.sizes.patch, height, width)
+        if not hasattr(self, "_near"):
+            self._near = np.flatnonzero(self.hits)
+        chosen = self._near[torch.randint(len(self._near), (count,), generator=generator).numpy()]
+        shift = torch.randint(side, (2, count), generator=generator).numpy()
+        frames, pixels = chosen // (height * width), chosen % (height * width)
+        rows = np.clip(pixels // width - shift[0], 0, height - side)
+        columns = np.clip(pixels % width - shift[1], 0, width - side)
+        inner = np.arange(side)
+        all_rows = rows[:, None, None] + inner[:, None] + 0 * inner
+        all_columns = columns[:, None, None] + 0 * inner[:, None] + inner
+        flat = (all_rows * width + all_columns).reshape(-1)
+        return self.seen.take(np.repeat(frames, side * side), flat), (count, side, side)
+
+    def _behind(self) -> Callable[[Batch], Tensor]:
+        """Looks up the background's colour, which is rendered once for every camera that differs from the others."""
+        if self.world.background is None:
+            return lambda batch: torch.zeros_like(batch.rgb)
+        first = {view: k for k, view in enumerate(dict.fromkeys(self.seen.views))}
+        number = torch.tensor([first[view] for view in self.seen.views], device=self.seen.device)
+        pictures = torch.zeros(len(first), self.seen.size[0] * self.seen.size[1], 3, dtype=torch.uint8)
+        with torch.no_grad():
+            for view, k in first.items():
+                for part, own in chunks(self.seen.rays(view)):
+                    pictures[k, part] = (self.world(own, None).rgb.clamp(0, 1) * 255 + 0.5).byte().cpu()
+        return lambda batch: pictures[number[batch.frames].cpu(), batch.pixels.cpu()].to(self.seen.device).float() / 255
+
+    # --- steps ---
+
+    def _stage(
+        self,
+        name: str,
+        steps: int,
+        learners: nn.Module,
+        loss: Callable[[int, torch.Generator], Tensor],
+        report: Report,
+        probed: np.ndarray,
+        rate: float = 1.0,
+    ) -> None:
+        optimiser = torch.optim.Adam(_groups(learners, rate), betas=(0.9, 0.99), eps=1e-12, fused=True)
+        run, key = Run(learners, optimiser), content_hash(self.key, name)
+        record = None if self.folder is None else read_record(self.folder, key)
+        if record is not None and self.folder is not None:
+            load_run(run, self.folder, record)
+        first = [group["lr"] for group in optimiser.param_groups]
+        told = saved = time.perf_counter()
+        begin, before = time.perf_counter(), run.seconds
+        for step in range(run.step, steps):
+            for group, own in zip(optimiser.param_groups, first, strict=True):
+                group["lr"] = own * min(1.0, (step + 1) / 20) * _LAST_RATE ** (step / steps)
+            optimiser.zero_grad(set_to_none=False)
+            value = loss(step, self._generator(name, step))
+            value.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            run.step, run.seconds = step + 1, before + time.perf_counter() - begin
+            if time.perf_counter() - told > 2.0 or run.step == steps:
+                told = time.perf_counter()
+                psnr = self._probe(probed)
+                run.curve.append((run.seconds, run.step, psnr, float(value.detach())))
+                report(run.step / steps, {"psnr": psnr, "loss": float(value.detach())})
+            if self.folder is not None and time.perf_counter() - saved > _CHECKPOINT_SECONDS:
+                saved = time.perf_counter()
+                save_run(run, self.folder, key, run.step)
+        self.seconds[name] = run.seconds
+        self.curve += run.curve
+
+    def _generator(self, name: str, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(int(content_hash(self.seed, name, step)[:12], 16))
+
+    @torch.no_grad()
+    def _probe(self, places: np.ndarray) -> float:
+        """PSNR in dB on some pixels, always the same."""
+        batch = self._random(np.flatnonzero(places), _PROBE, self._generator("probe", 0))
+        posed = self.posed(batch.frames) if self.world.human is not None else None
+        return float(-10 * torch.log10(F.mse_loss(self.world(batch.rays, posed).rgb, batch.rgb)))
+
+
+def _groups(learners: nn.Module, rate: float) -> list[dict[str, object]]:
+    kinds: dict[str, list[nn.Parameter]] = {name: [] for name in _RATES}
+    for name, parameter in learners.named_parameters():
+        last = name.rsplit(".", 1)[-1]
+        if last in ("table", "volume"):
+            kind = last
+        elif last in ("turns", "shifts"):
+            kind = "pose"
+        else:
+            kind = "residual" if any(part in ("place", "pose", "out") for part in name.split(".")) else "network"
+        kinds[kind].append(parameter)
+    return [{"params": own, "lr": _RATES[kind] * rate} for kind, own in kinds.items() if own]
+
+
+def focus(places: Sequence[np.ndarray], ahead: Sequence[np.ndarray]) -> np.ndarray:
+    """The point that is nearest to all lines from places [3] ahead [3], float64 [3]; least squares."""
+    total, right = np.zeros((3, 3)), np.zeros(3)
+    for place, way in zip(places, ahead, strict=True):
+        across = np.eye(3) - np.outer(way, way)
+        total += across
+        right += across @ place
+    return np.asarray(np.linalg.lstsq(total, right, rcond=None)[0])
