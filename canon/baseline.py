@@ -35,7 +35,7 @@ def framewise_clip(fit: Fit, edits: Sequence[Edit]) -> Clip:
         clip = Clip.from_frames((frames[t] for t in range(len(fit))), fit.clip.fps)
         if clip.size != fit.size:
             raise InputError(f"The frame-by-frame baseline has frames of {clip.size} instead of {fit.size}.")
-        fit = _with_frames(fit, clip)
+        fit = fit.over(replace(fit.clip, frames=clip.frames, known_hash=clip.known_hash))
     return clip
 
 
@@ -55,11 +55,3 @@ def _tool(made: Provenance) -> tuple[Editor, Any]:
     known = {field.name for field in fields(kind.Config) if field.init}
     # Beside its options an editor may note what it found, such as the hash of a model.
     return kind(), make_config(kind.Config, {key: value for key, value in made.options.items() if key in known})
-
-
-def _with_frames(fit: Fit, clip: Clip) -> Fit:
-    """The same layers over other frames."""
-    other = replace(fit.clip, frames=clip.frames, known_hash=clip.known_hash)
-    found = Fit(other, fit.representation, fit.config, fit.baked, fit.stride, fit.light_stride, fit.stats)
-    found.pose_as(fit)
-    return found

@@ -7,12 +7,14 @@ in its order, so that poses that are estimated for SMPL can be used as they are.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from canon.errors import InputError
 from canon.skeletons import Skeleton
 
 _BODY = (
@@ -105,6 +107,12 @@ class BodyModel:
         reach = self.bones.radius.repeat(2)[:, None]
         return (ends - reach).amin(dim=0), (ends + reach).amax(dim=0)
 
+    def to(self, device: torch.device | str) -> BodyModel:
+        """The same on a device; what it is asked about must lie there too."""
+        found = copy.copy(self)
+        found.bones, found.rest = self.bones.to(device), self.rest.to(device)
+        return found
+
     def moved(self, rotations: Tensor, root: Tensor, offsets: Tensor | None = None) -> Tensor:
         """What poses do to the rest pose, by joint.
 
@@ -127,7 +135,7 @@ class BodyModel:
         Args:
             points: [..., 1, 3], or [..., J, 3]: for every joint a place of its own.
         """
-        bones = self.bones.to(points.device)
+        bones = self.bones
         own = points if points.shape[-2] == 1 else points[..., bones.joint, :]
         near = -0.5 / _FALL_OFF**2 * bones.distance(own)
         found = near.new_full((*near.shape[:-1], len(self.skeleton)), -torch.inf)
@@ -165,9 +173,33 @@ class BodyModel:
 
 def capsule_body(height: float = 1.7) -> BodyModel:
     """The built-in body: 24 joints in SMPL's order, in capsules, of a person so tall in metres."""
+    names, parents, offsets, _ = zip(*_BODY, strict=True)
     scale = height / _HEIGHT
-    names, parents, offsets, radii = zip(*_BODY, strict=True)
-    skeleton = Skeleton(tuple(names), tuple(parents), np.array(offsets, np.float32) * scale)
+    return _in_capsules(Skeleton(tuple(names), tuple(parents), np.array(offsets, np.float32) * scale), scale)
+
+
+def body_of(skeleton: Skeleton) -> BodyModel:
+    """The built-in body about bones of other lengths; its capsules are as thick as the whole skeleton is large.
+
+    Args:
+        skeleton: of 24 joints in SMPL's order, which stands in a T as the built-in one does.
+
+    Raises:
+        InputError: it has other joints.
+    """
+    if skeleton.parents != tuple(part[1] for part in _BODY):
+        raise InputError(
+            f"A body needs a skeleton of {len(_BODY)} joints in SMPL's order, but this one has {len(skeleton)} joints "
+            "in another; retarget the motion first."
+        )
+    lengths = np.linalg.norm(skeleton.offsets[1:].astype(np.float64), axis=1)
+    own = np.linalg.norm(np.array([part[2] for part in _BODY[1:]]), axis=1)
+    return _in_capsules(skeleton, float(lengths.sum() / own.sum()))
+
+
+def _in_capsules(skeleton: Skeleton, scale: float) -> BodyModel:
+    """The body of a skeleton that is so many times as large as the built-in one."""
+    names, parents, _, radii = zip(*_BODY, strict=True)
     eye = torch.eye(3).expand(len(skeleton), 3, 3)
     rest = skeleton.joints(eye, torch.zeros(3))
     joint, start, end, radius = [], [], [], []

@@ -14,8 +14,8 @@ from canon.boxes import Box, box_size
 from canon.coordinates import Size, grid_nodes
 from canon.edits import Over, check_aspect, fits_canvas, in_segment
 from canon.errors import InputError
-from canon.fits import Fit, nonzero_box
-from canon.grids import affine_guess, find_pixels, grid_window
+from canon.fits import Fit, pixels_of
+from canon.grids import grid_window
 from canon.sampling import remap
 from canon.segments import neighbours
 from canon.storage import read_image, to_float
@@ -202,24 +202,3 @@ def _crossing(fit: Fit, layer: str, a: int, b: int, times: int) -> Crossing:
         gain[new] = (before / np.maximum(after, 1e-3)).clip(1 / _MOST_LIGHT, _MOST_LIGHT)[new]
         known |= new
     return Crossing(b, target, positions, known, gain)
-
-
-def pixels_of(
-    grid: np.ndarray, stride: int, size: Size, targets: torch.Tensor, area: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where texels [N, 2] lie in a frame, and the error of that in texels.
-
-    Args:
-        grid: float32 [gh, gw, 2], of the frame.
-        size: (height, width) of the frame.
-        area: bool [H, W], nonempty: about where to look.
-    """
-    box = nonzero_box(area.astype(np.uint8))
-    assert box is not None
-    nodes = grid_nodes(size, stride).numpy()
-    near = np.ones(nodes.shape[:2], bool)
-    for axis, part in ((0, box[1]), (1, box[0])):
-        near &= (nodes[..., axis] > part.start - stride) & (nodes[..., axis] < part.stop + stride)
-    own = torch.from_numpy(np.array(grid))
-    found, error = find_pixels(own, stride, targets, affine_guess(own, stride, targets, torch.from_numpy(near)))
-    return found.numpy(), error.numpy()

@@ -26,7 +26,7 @@ from canon.edits import Delta, Edit, Operation, Over, Remove, fits_canvas, resiz
 from canon.errors import InputError
 from canon.fits import Fit, FitLayer, View, clamped, nonzero_box
 from canon.grids import grid_window, level_of_detail
-from canon.sampling import halve, mip_levels, sample_mip
+from canon.sampling import fill_from_nearest, halve, mip_levels, sample_mip
 
 log = logging.getLogger("canon")
 
@@ -175,6 +175,9 @@ def _compose_layer(layer: FitLayer, operations: Sequence[Operation]) -> LayerEdi
             if operation.mask is not None:
                 change *= resize_to(operation.mask, size)[..., None]
             total[..., :3] += change
+    if layer.charts:  # what lies beyond a chart's rim is looked at by filtering, too
+        known = np.ascontiguousarray(layer.coverage > 0).astype(np.uint8)
+        total = fill_from_nearest(total, cv2.resize(known, size[::-1], interpolation=cv2.INTER_NEAREST) > 0)
     box = nonzero_box((total != 0).any(axis=-1).astype(np.uint8))
     if box is None:
         return None

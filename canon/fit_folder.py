@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from canon import registry
 from canon.clip import CLIP_FILE, Clip
 from canon.errors import InputError
 from canon.fits import Fit, FitLayer
@@ -21,6 +22,7 @@ from canon.storage import file_digest, inside, open_arrays, read_yaml, to_plain,
 log = logging.getLogger("canon")
 
 FIT_FILE, MAPS_FILE, CANVAS_FOLDER = "fit.yaml", "maps.safetensors", "canonical"
+ATTACHED_FILE = "attached.safetensors"
 FORMAT, VERSION = "canon-fit", 1
 OWN_CLIP, PROJECT_CLIP = "clip", "../../clip"
 _ARRAYS = ("color", "coverage", "grid", "lighting")
@@ -53,8 +55,13 @@ def save_fit(fit: Fit, folder: Path) -> None:
                 fit.canonical(layer.name, segment).save(export)
                 digests[file] = file_digest(export)
         write_arrays(target / MAPS_FILE, arrays)
+        plain, attached = fit.attachments()
+        if attached:
+            write_arrays(target / ATTACHED_FILE, attached)
         _keep_changed(folder, target)
-        write_yaml(target / FIT_FILE, _record(fit, reference, digests))
+        write_yaml(
+            target / FIT_FILE, _record(fit, reference, digests) | ({"attached": to_plain(plain)} if plain else {})
+        )
 
 
 def canvas_files(fit: Fit, layer: str) -> list[str]:
@@ -83,6 +90,7 @@ def _record(fit: Fit, reference: str, digests: dict[str, str]) -> dict[str, Any]
                 "canvas": list(layer.canvas_size),
                 "exported": {file: digests[file] for file in canvas_files(fit, layer.name)},
                 "segments": [list(astuple(part)) for part in layer.segments],
+                **({"charts": True} if layer.charts else {}),
             }
             for layer in fit.baked
         ],
@@ -91,7 +99,7 @@ def _record(fit: Fit, reference: str, digests: dict[str, str]) -> dict[str, Any]
 
 
 def _owned(folder: Path) -> set[str]:
-    return {FIT_FILE, MAPS_FILE, CANVAS_FOLDER, OWN_CLIP} if (folder / FIT_FILE).is_file() else set()
+    return {FIT_FILE, MAPS_FILE, ATTACHED_FILE, CANVAS_FOLDER, OWN_CLIP} if (folder / FIT_FILE).is_file() else set()
 
 
 def _clip_folder(folder: Path, reference: str) -> Path:
@@ -146,7 +154,7 @@ def load(folder: str | Path) -> Fit:
         reference, wanted = record["clip"], record["clip_hash"]
         if reference not in (OWN_CLIP, PROJECT_CLIP):
             raise ValueError(f"a clip at {reference!r}")
-        layers = [_layer(str(entry["name"]), entry.get("segments", ()), arrays) for entry in record["layers"]]
+        layers = [_layer(str(entry["name"]), entry, arrays) for entry in record["layers"]]
         strides = int(record["stride"]), int(record["light_stride"])
         config, stats, representation = dict(record["config"]), dict(record["stats"]), str(record["representation"])
     except (KeyError, TypeError, ValueError) as error:
@@ -155,13 +163,18 @@ def load(folder: str | Path) -> Fit:
     if clip.content_hash != wanted:
         raise InputError(f"'{folder}' was fitted to another clip than the one in '{reference}'; fit again.")
     try:
-        return Fit(clip, representation, config, layers, *strides, stats)
-    except InputError as error:
+        fit = Fit(clip, representation, config, layers, *strides, stats)
+        if "attached" not in record:
+            return fit
+        return registry.representation(representation).restored(
+            fit, record["attached"], open_arrays(folder / ATTACHED_FILE)
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"'{folder}' is damaged: {error}") from error
 
 
-def _layer(name: str, segments: Sequence[Sequence[int]], arrays: dict[str, np.ndarray]) -> FitLayer:
+def _layer(name: str, entry: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> FitLayer:
     found: dict[str, Any] = {key: arrays[f"{name}/{key}"] for key in _ARRAYS}
     found |= {key: arrays.get(f"{name}/{key}") for key in _OPTIONAL}
-    parts = tuple(Segment(*(int(value) for value in part)) for part in segments)
-    return FitLayer(name, **found, segments=parts)
+    parts = tuple(Segment(*(int(value) for value in part)) for part in entry.get("segments", ()))
+    return FitLayer(name, **found, segments=parts, charts=bool(entry.get("charts")))

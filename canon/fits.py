@@ -64,6 +64,10 @@ class FitLayer:
     second_lighting: np.ndarray | None = field(default=None, repr=False)
     """float32 [N, lh, lw, 3]: and the lighting of that segment there."""
 
+    charts: bool = False
+    """The canvas is made of charts apart from one another; texels outside of them, whose coverage is 0, are those of
+    the nearest texel inside."""
+
     def __post_init__(self) -> None:
         self._levels: list[np.ndarray] = [self.color]
         self._lock = threading.Lock()
@@ -399,6 +403,19 @@ class Fit:
             targets = sample_grid(torch.from_numpy(np.array(there.grid)), pixels, self.stride)
         return targets, way is not None
 
+    def pixels_of(self, t: int, layer: str, texels: np.ndarray, area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where texels [N, 2] of a layer's canvas lie in frame ``t``.
+
+        Args:
+            area: bool [H, W], nonempty: about where to look.
+
+        Returns:
+            pixels: float32 [N, 2] as (x, y).
+            error: float32 [N], how far off in texels; large where a texel is not in the frame.
+        """
+        grid = self.layer(layer).grid[self.index(t)]
+        return pixels_of(grid, self.stride, self.size, torch.from_numpy(np.asarray(texels, np.float32)), area)
+
     def track(self, points: np.ndarray, frame: int = 0, layer: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Follow points of one frame through all frames, by way of the canvas.
 
@@ -460,6 +477,19 @@ class Fit:
         there = data.maps(before, own)
         return None if there is None else sample_grid(torch.from_numpy(np.array(there.grid)), pixels, self.stride)
 
+    def over(self, clip: Clip) -> Fit:
+        """The same layers over other frames, as many and as large; edits of this fit are at home there, too."""
+        found = Fit(clip, self.representation, self.config, self.baked, self.stride, self.light_stride, self.stats)
+        found.pose_as(self)
+        return found
+
+    def attachments(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What else a kind of fit has to keep: plain primitives, and arrays by name.
+
+        See :meth:`canon.registry.Representation.restored`.
+        """
+        return {}, {}
+
     def save(self, folder: str | Path) -> None:
         """Write the fit; see :func:`canon.fit_folder.save_fit`."""
         from canon.fit_folder import save_fit
@@ -480,6 +510,27 @@ class Fit:
         if not -len(self) <= t < len(self):
             raise IndexError(f"The clip has {len(self)} frames; there is no frame {t}.")
         return int(t) % len(self)
+
+
+def pixels_of(
+    grid: np.ndarray, stride: int, size: tuple[int, int], targets: torch.Tensor, area: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where texels [N, 2] lie in a frame, and the error of that in texels.
+
+    Args:
+        grid: float32 [gh, gw, 2], of the frame.
+        size: (height, width) of the frame.
+        area: bool [H, W], nonempty: about where to look.
+    """
+    box = nonzero_box(area.astype(np.uint8))
+    assert box is not None
+    nodes = grid_nodes(size, stride).numpy()
+    near = np.ones(nodes.shape[:2], bool)
+    for axis, part in ((0, box[1]), (1, box[0])):
+        near &= (nodes[..., axis] > part.start - stride) & (nodes[..., axis] < part.stop + stride)
+    own = torch.from_numpy(np.array(grid))
+    found, error = find_pixels(own, stride, targets, affine_guess(own, stride, targets, torch.from_numpy(near)))
+    return found.numpy(), error.numpy()
 
 
 def clamped(xy: np.ndarray, box: Box) -> np.ndarray:

@@ -62,6 +62,11 @@ class Representation(ABC):
             seed: of everything random.
         """
 
+    @classmethod
+    def restored(cls, fit: Fit, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fit:
+        """The fit of this representation's own kind, of what :meth:`canon.Fit.attachments` gave when it was saved."""
+        return fit
+
 
 class Editor(ABC):
     """Turns options into an edit of a fit's canvases."""

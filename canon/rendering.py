@@ -12,6 +12,7 @@ own colour, plus canvas colours at the few pixels where they do not cancel: soft
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -55,6 +56,14 @@ def save_frames(clip: Clip, path: str | Path, frames: Iterable[np.ndarray]) -> i
         audio_from=clip.audio_path,
         color_range=clip.color_range,
     )
+
+
+def _of_view(path: str | Path, view: str) -> str:
+    """``out-cam01.mp4`` of ``out.mp4``, ``out/cam01/`` of a folder."""
+    place = Path(path)
+    if str(path).endswith("/") or not place.suffix:
+        return f"{place / view}/"
+    return str(place.with_name(f"{place.stem}-{view}{place.suffix}"))
 
 
 class Video:
@@ -118,6 +127,8 @@ class Video:
     def save(self, path: str | Path, cutout: str | None = None) -> int:
         """Write the video with the source's times, sound and colour range; returns the number of frames.
 
+        Several views are written one by one: ``out-VIEW.mp4``, or ``out/VIEW/``.
+
         Args:
             path: ``.mp4``, ``.mov``, ``.webm``, ``.gif``, or a folder (trailing ``/`` or no suffix) that gets PNGs.
             cutout: write only this layer, with opacity (``.mov`` or a folder).
@@ -125,11 +136,19 @@ class Video:
         Raises:
             InputError: see :func:`canon.video.video_writer`.
         """
-        frames = iter(self)
+        show = self.__getitem__
         if cutout is not None:
             name = self.fit.layer(cutout).name
-            frames = map_frames(lambda t: self.rgba(t, name), range(len(self)))
-        return save_frames(self.fit.clip, path, frames)
+            show = partial(self.rgba, layer=name)
+        views, clip = self.fit.clip.views, self.fit.clip
+        if len(views) == 1:
+            return save_frames(clip, path, map_frames(show, range(len(self))))
+        length = len(self) // len(views)
+        for k, view in enumerate(views):
+            times = clip.timestamps[:length]
+            frames = map_frames(show, range(k * length, (k + 1) * length))
+            write_video(_of_view(path, view), frames, clip.fps, timestamps=times, color_range=clip.color_range)
+        return len(self)
 
     # --- one frame ---
 

@@ -187,3 +187,19 @@ def fill_unseen(color: Tensor, mass: Tensor, threshold: float = UNSEEN) -> Tenso
         out = out * (1 - share) + share * stage[:, :3] / stage[:, 3:].clamp_min(1e-6)
     smooth = out[0].permute(1, 2, 0)
     return torch.where(known[..., None] > 0, color, smooth).contiguous()
+
+
+def fill_from_nearest(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """An image [H, W, C] whose unknown pixels are those of the nearest known one; as it is if none is known.
+
+    Args:
+        known: bool [H, W].
+    """
+    if known.all() or not known.any():
+        return image
+    _, label = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    own = np.zeros((int(label.max()) + 1, image.shape[2]), image.dtype)
+    own[label[known]] = image[known]
+    return np.asarray(np.where(known[..., None], image, own[label]))

@@ -206,16 +206,20 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 def write_image(path: Path, image: np.ndarray, compression: int = 3) -> None:
     """Write uint8 / uint16 [H, W], [H, W, 1|3|4] (RGB order) atomically; the format follows the suffix."""
+    write_bytes(Path(path), encoded_image(image, Path(path).suffix or ".png", compression))
+
+
+def encoded_image(image: np.ndarray, suffix: str = ".png", compression: int = 3) -> bytes:
+    """The contents of an image file; see :func:`write_image`."""
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR)
-    suffix = Path(path).suffix or ".png"
     options = [cv2.IMWRITE_PNG_COMPRESSION, compression] if suffix.lower() == ".png" else []
     done, data = cv2.imencode(suffix, image, options)
     if not done:
         raise InputError(f"Cannot encode an image as '{suffix}'; use .png or .jpg.")
-    write_bytes(Path(path), data.tobytes())
+    return bytes(data.tobytes())
 
 
 def write_exr(path: Path, channels: Mapping[str, np.ndarray]) -> None:
@@ -255,13 +259,13 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     return array
 
 
-def fresh_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A new memory-mapped uint8 array; what an earlier run may still have mapped under that name is left to it."""
+def fresh_array(path: Path, shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+    """A new memory-mapped array; what an earlier run may still have mapped under that name is left to it."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise explain_os_error(error, path) from error
-    return create_array(path, shape, np.uint8)
+    return create_array(path, shape, dtype)
 
 
 def open_array(path: Path, mode: str = "r") -> np.ndarray:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 from PIL.Image import Resampling
 
-from canon.carrying import carry_paint, check_segment, on_whole_canvas, pixels_of
+from canon.carrying import carry_paint, check_segment, on_whole_canvas
 from canon.editors.matching import match_pictures
 from canon.editors.paint import PaintConfig
 from canon.edits import Edit, Over, Provenance, Step
@@ -235,7 +234,7 @@ def pull_back(fit: Fit, name: str, t: int, image: np.ndarray, area: np.ndarray) 
     targets = np.stack([xs, ys], axis=-1).reshape(-1, 2).astype(np.float32)
     if len(targets) == 0:
         return Over(canvas)
-    pixels, error = pixels_of(layer.grid[t], fit.stride, fit.size, torch.from_numpy(targets), area)
+    pixels, error = fit.pixels_of(t, name, targets, area)
     # Texels larger than a pixel average the pixels that they cover.
     lod = level_of_detail(1.0 / max(fit.texels(t, name), 1e-3))
     found = sample_mip_points(pyramid(rgba, mip_levels(lod)), pixels, lod)

@@ -273,8 +273,8 @@ def _prompt(config: LayeredConfig) -> MaskPrompt:
 class Clock:
     """Seconds per stage, and progress as one share of the whole."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, shares: Mapping[str, float] = _SHARES) -> None:
+        self.progress, self.shares = progress, shares
         self.seconds: dict[str, float] = {}
         self._before = 0.0
 
@@ -284,10 +284,10 @@ class Clock:
         begin = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - begin, 3)
-        self._before += _SHARES[name]
+        self._before += self.shares[name]
 
     def report(self, name: str, done: float, figures: Mapping[str, float]) -> None:
-        self.progress(name, self._before + _SHARES[name] * done, figures)
+        self.progress(name, self._before + self.shares[name] * done, figures)
 
 
 def digests(masks: list[LayerMasks]) -> list[list[str]]:

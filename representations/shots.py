@@ -71,5 +71,8 @@ def _joined(name: str, clip: Clip, fits: Sequence[Fit], firsts: Sequence[int], f
             seconds.append((layer.second_grid + down, layer.second_lighting))
         if opacity is not None and layer.opacity is not None:
             opacity[frames] = layer.opacity
-    second = [np.concatenate(arrays) for arrays in zip(*seconds, strict=True)]
-    return FitLayer(name, color, coverage, grid, lighting, opacity, tuple(segments), *second)
+    made = FitLayer(name, color, coverage, grid, lighting, opacity, tuple(segments))
+    if not seconds:
+        return made
+    grids, lights = (np.concatenate(arrays) for arrays in zip(*seconds, strict=True))
+    return replace(made, second_grid=grids, second_lighting=lights)

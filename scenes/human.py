@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from canon.bodies import BodyModel, capsule_body
+from canon.camera_files import write_cameras
 from canon.cameras import Camera, look_at, pinhole
+from canon.clip import Clip
 from canon.errors import InputError
-from canon.skeletons import axis_rotation
+from canon.poses import save_poses
+from canon.skeletons import Motion, axis_rotation
+from canon.storage import to_uint8, write_image
 
 _ROOM = (np.array([-2.6, 0.0, -2.6]), np.array([2.6, 2.7, 2.6]))
 _FAR = 1e9
@@ -40,6 +45,8 @@ class HumanSceneConfig:
     """Number of frames."""
     motion: str = "walk"
     """What the person does: "walk" (on the spot), "wave" or "turn"."""
+    fps: float = 24.0
+    """Frames per second."""
     body_height: float = 1.7
     """Of the person, in metres."""
     orbit: float = 70.0
@@ -118,6 +125,34 @@ class HumanScene:
     def frame(self, t: int) -> HumanView:
         """A frame of the video."""
         return self.view(self.camera(t), self.pose(t))
+
+    def motion(self) -> Motion:
+        """The poses of all frames."""
+        poses = [self.pose(t) for t in range(len(self))]
+        rotations, root = (np.stack(parts) for parts in zip(*poses, strict=True))
+        return Motion(self.body.skeleton, rotations, root, self.config.fps)
+
+    def clip(self, cache: str | Path | None = None) -> Clip:
+        """The video with its masks (layer "human"), cameras and poses."""
+        views = [self.frame(t) for t in range(len(self))]
+        return Clip.from_frames(
+            (to_uint8(view.rgb) for view in views),
+            fps=self.config.fps,
+            masks={"human": np.stack([view.mask for view in views])},
+            source=f"synthetic person ({self.config.motion})",
+            cache=cache,
+            cameras=[self.camera(t) for t in range(len(self))],
+            poses=self.motion(),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``frames/``, ``masks/``, ``cameras.json`` and ``poses.npz``, as a person would have them."""
+        for t in range(len(self)):
+            view = self.frame(t)
+            write_image(folder / "frames" / f"{t:05d}.png", to_uint8(view.rgb))
+            write_image(folder / "masks" / f"{t:05d}.png", to_uint8(view.mask))
+        write_cameras(folder / "cameras.json", {f"{t:05d}": self.camera(t) for t in range(len(self))})
+        save_poses(self.motion(), folder / "poses.npz")
 
     def view(self, camera: Camera, pose: Pose | None = None) -> HumanView:
         """What a camera sees of a pose; of the empty room without one."""

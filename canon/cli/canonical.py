@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from canon.canvas import Canvas
 from canon.cli.arguments import Directory, parse
 from canon.errors import InputError
 from canon.storage import file_digest
+
+if TYPE_CHECKING:
+    from canon.fits import Fit
+
+_PICTURES = 8
+"""Of a turntable, beside its video."""
+_TURNTABLE_FPS = 12
 
 DESCRIPTION = (
     """Write the canonical images of a fit to paint on. Transparent parts are where nothing is known of a layer."""
@@ -31,6 +40,8 @@ class CanonicalArguments:
     """Folder to write to, or with --layer a .png or .exr file; canonical/FIT/ in the project without it."""
     bits: int = 8
     """Bits per channel of PNGs: 8 or 16."""
+    turntable: bool = True
+    """dynamic-nerf: also write views from all around, as pictures and as a video."""
 
 
 def run(arguments: list[str]) -> int:
@@ -63,7 +74,28 @@ def run(arguments: list[str]) -> int:
         parts = fit.segments(name)
         frames = f", frames {parts[segment][0]} to {parts[segment][1]}" if len(parts) > 1 else ""
         print(f"{path}  {canvas.size[1]}x{canvas.size[0]}{frames}{filled}")
+    if own.turntable and not single:
+        _save_turntables(fit, out, layers)
     return 0
+
+
+def _save_turntables(fit: Fit, out: Path, layers: Sequence[str]) -> None:
+    """Write what a fit in three dimensions shows of its canonical layers from all around: pictures, and a video."""
+    from canon.spatial import SpatialFit
+    from canon.storage import write_image
+    from canon.video import write_video
+
+    if not isinstance(fit, SpatialFit):
+        return
+    for table in fit.turntables():
+        if table.name not in layers:
+            continue
+        pictures = list(table.frames)
+        for k in range(0, table.count, max(table.count // _PICTURES, 1)):
+            write_image(out / f"{table.name}-turntable" / f"{360 * k // table.count:03d}.png", pictures[k])
+        path = out / f"{table.name}-turntable.mp4"
+        write_video(path, pictures, _TURNTABLE_FPS)
+        print(f"{path}  {table.count} views from all around")
 
 
 def _save_beside(canvas: Canvas, path: Path, bits: int) -> Path:

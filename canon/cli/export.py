@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Write what other programs need: stmap = ST-maps, mattes, light passes and canonical plates (EXR), and a
 script that wires them up; tracks = points followed through the clip; labels = masks or part maps of one frame carried
-to all; cutout = one layer with opacity."""
+to all; cutout = one layer with opacity. Of a fit in three dimensions also: mesh = the canonical surface (.glb with
+texture and skeleton, or .ply); depth = distances (EXR); opacity = mattes of a layer (PNG)."""
 
 
 @dataclass
@@ -25,7 +26,7 @@ class ExportArguments:
 
     project: Directory
     """Project folder."""
-    kind: Annotated[Literal["stmap", "tracks", "labels", "cutout"], tyro.conf.Positional]
+    kind: Annotated[Literal["stmap", "tracks", "labels", "cutout", "mesh", "depth", "opacity"], tyro.conf.Positional]
     """What to write."""
     fit: str | None = None
     """Name of the fit; the one made last without it."""
@@ -82,6 +83,9 @@ def run(arguments: list[str]) -> int:
         target = own.out or str(exports / f"{fit_name}-labels")
         export_labels(fit, own.labels, target, own.frame, own.layer, own.extend, own.segment)
         print(target)
+    elif own.kind in ("mesh", "depth", "opacity"):
+        for path in _spatial(fit, own, exports, fit_name):
+            print(path)
     else:
         from canon.rendering import render
 
@@ -90,6 +94,19 @@ def run(arguments: list[str]) -> int:
         render(fit, edits).save(target, cutout=layer)
         print(target)
     return 0
+
+
+def _spatial(fit: Fit, own: ExportArguments, exports: Path, fit_name: str) -> list[Path]:
+    from canon.exports.volumes import export_depth, export_meshes, export_opacity
+    from canon.spatial import spatial
+
+    layer = fit.layer(own.layer or fit.layers[0]).name
+    if own.kind == "opacity":
+        return [export_opacity(fit, Path(own.out or exports / f"{fit_name}-{layer}-opacity"), layer)]
+    if own.kind == "depth":
+        return [export_depth(spatial(fit), Path(own.out or exports / f"{fit_name}-depth"))]
+    targets = [Path(own.out)] if own.out else [exports / f"{fit_name}.glb", exports / f"{fit_name}.ply"]
+    return export_meshes(spatial(fit), targets)
 
 
 def _tracks(fit: Fit, own: ExportArguments, exports: Path, fit_name: str) -> Path:

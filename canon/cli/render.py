@@ -1,18 +1,24 @@
-"""``canon render DIR --edit N [--edit M ...]``."""
+"""``canon render DIR --edit N [--edit M ...]``, and from other cameras."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 
 from canon.cli.arguments import Directory, parse
 from canon.errors import InputError
 
+if TYPE_CHECKING:
+    from canon.edits import Edit
+    from canon.fits import Fit
+
 DESCRIPTION = """Render one edit, or several in the order given, onto the source. Pixels that no edit touches stay what
-they are in the source (in PNGs bit for bit; video codecs round)."""
+they are in the source (in PNGs bit for bit; video codecs round). A fit in three dimensions can be seen from other
+cameras and in other poses as well, with edits or without; there, all is rendered."""
 
 
 @dataclass
@@ -31,6 +37,16 @@ class RenderArguments:
     """Times the source's size, 1 to 8: the source is enlarged, a finer painted canvas keeps its detail."""
     unlit: bool = False
     """The light of the scene does not fall on the edit."""
+    camera: str | None = None
+    """dynamic-nerf: "orbit", "original" (rendered, not composited), nerfstudio's camera path, or a file of cameras."""
+    pose: str | None = None
+    """dynamic-nerf: motion for the person: a .bvh, or a file of poses."""
+    only: str | None = None
+    """Only this layer: the others are removed, and what is in front has opacity where the format can hold it."""
+    frames: int | None = None
+    """With --camera or --pose: so many frames."""
+    height: int | None = None
+    """With --camera or --pose: height of the pictures."""
 
 
 def run(arguments: list[str]) -> int:
@@ -41,16 +57,46 @@ def run(arguments: list[str]) -> int:
     from canon.rendering import render
 
     project = Project.open(own.project)
-    if not own.edit:
+    moved = own.camera is not None or own.pose is not None
+    if not own.edit and not moved and own.only is None:
         there = f"it has {', '.join(project.edits)}" if project.edits else "make one with 'canon edit'"
         raise InputError(f"canon render needs --edit with the name of an edit; {there}.")
+    if not moved and (own.frames is not None or own.height is not None):
+        raise InputError("--frames and --height go with --camera or --pose.")
     edits = [project.edit(name) for name in own.edit]
     fit = project.fit(project.fit_of(edits, own.fit))
-    video = render(fit, edits, lit=not own.unlit, scale=own.scale)
-    out = own.out or project.render_path(own.edit)
+    parts = list(own.edit)
     begin = time.perf_counter()
-    count = video.save(out)
+    if moved:
+        from canon.cli.elsewhere import ORIGINAL, elsewhere
+
+        fit = elsewhere(fit, own.camera or ORIGINAL, own.pose, own.frames, own.height)
+        parts.append("-".join(_stem(name) for name in (own.camera, own.pose) if name))
+    cutout = None
+    if own.only is not None:
+        edits += _without_others(fit, own.only)
+        parts.append(own.only)
+        cutout = own.only if own.only != fit.layers[-1] else None
+    video = render(fit, edits, lit=not own.unlit, scale=own.scale)
+    out = own.out or str(project.render_path(parts))
+    if cutout is not None and own.out is None:
+        out = out.removesuffix(".mp4") + ".mov"
+    count = video.save(out, cutout=cutout)
     seconds = max(time.perf_counter() - begin, 1e-6)
     print(f"{count} frames in {seconds:.1f} s, with encoding", file=sys.stderr)
     print(out)
     return 0
+
+
+def _stem(name: str) -> str:
+    from pathlib import Path
+
+    return Path(name).stem
+
+
+def _without_others(fit: Fit, only: str) -> list[Edit]:
+    """An edit that takes away what lies before a layer; what lies behind is left out by cutting the layer out."""
+    from canon.editing import edit
+
+    last = fit.layers.index(fit.layer(only).name)
+    return [edit(fit, "remove", layer=name) for name in fit.layers[:last]]

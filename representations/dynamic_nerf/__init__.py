@@ -1,1 +1,258 @@
-"""A dynamic human and the background behind it, in three dimensions."""
+"""A dynamic human and the background behind it, in three dimensions.
+
+After HOSNeRF (Liu et al., ICCV 2023) and DynVideo-E (Liu et al., CVPR 2024): the person is a field in a rest pose that
+a skeleton moves, the background a field of the contracted world; both are rendered along the same rays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from canon.errors import InputError
+from canon.registry import Progress, Representation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from canon.bodies import BodyModel
+    from canon.clip import Clip
+    from canon.fits import Fit
+    from canon.representations.dynamic_nerf.fields import Frame
+    from canon.representations.dynamic_nerf.model import Model
+    from canon.representations.dynamic_nerf.world import World
+    from canon.skeletons import Motion
+
+log = logging.getLogger("canon")
+
+_SHARES = {"scene": 0.35, "human": 0.4, "joint": 0.1, "bake": 0.1, "canvases": 0.05}
+_STEPS = ("scene", "human", "joint")
+
+
+@dataclass
+class DynamicNerfConfig:
+    """A person and the background as fields that are seen along rays."""
+
+    preset: str = "balanced"
+    """How much work to spend: fast and balanced suit a CPU, quality a GPU."""
+    solver: str = "default"
+    """There is one: default."""
+    body: Path | None = None
+    """A skinned body (.glb) with the 24 joints of SMPL to start from; none takes capsules around the bones."""
+    states: tuple[int, ...] = ()
+    """Moments from which on the person holds or wears something else: each stretch gets a look of its own."""
+    refine_poses: bool = True
+    """Correct the given poses where the frames say so."""
+    non_rigid: bool = True
+    """Let clothes and flesh move beside the bones, as the pose asks."""
+    view_dependent: bool = False
+    """Let the background's colour depend on where it is seen from."""
+    scene_steps: int = 0
+    """Steps on the background alone; 0 chooses by preset."""
+    human_steps: int = 0
+    """Steps on the person alone; 0 chooses by preset."""
+    joint_steps: int = 0
+    """Steps on both together; 0 chooses by preset."""
+    backend: str = "auto"
+    """What computes hash grids: auto, torch, triton or tiny-cuda-nn."""
+
+    def __post_init__(self) -> None:
+        from canon.representations.dynamic_nerf.sizes import SIZES
+        from canon.representations.fields.hashgrid import BACKENDS
+
+        if isinstance(self.body, str):
+            self.body = Path(self.body)
+        self.states = tuple(self.states)
+        allowed: tuple[tuple[str, str, Sequence[str]], ...] = (
+            ("preset", self.preset, tuple(SIZES)),
+            ("solver", self.solver, ("default",)),
+            ("backend", self.backend, BACKENDS),
+        )
+        for name, value, known in allowed:
+            if value not in known:
+                raise InputError(f"The {name} '{value}' is not known; choose one of {', '.join(known)}.")
+        for name in _STEPS:
+            if getattr(self, f"{name}_steps") < 0:
+                raise InputError(f"There cannot be {getattr(self, f'{name}_steps')} steps; give at least 0.")
+        if any(b <= a for a, b in zip((0, *self.states), self.states, strict=False)):
+            raise InputError(f"The states {list(self.states)} must begin at ascending moments after 0.")
+
+
+class DynamicNerf(Representation):
+    """Scene first, then the person, then both; then their surfaces are found and baked as layers."""
+
+    Config = DynamicNerfConfig
+    version: ClassVar[int] = 1
+    several_views: ClassVar[bool] = True
+
+    def fit(
+        self,
+        clip: Clip,
+        config: DynamicNerfConfig,
+        *,
+        workspace: Path,
+        device: torch.device,
+        seed: int,
+        progress: Progress,
+    ) -> Fit:
+        """See :meth:`canon.registry.Representation.fit`."""
+        from canon.representations.dynamic_nerf import baking
+        from canon.representations.dynamic_nerf.fit import NerfFit
+        from canon.representations.dynamic_nerf.model import pack
+        from canon.representations.layered import Clock, plain_options
+        from canon.representations.workspace import Workspace
+        from canon.storage import file_digest
+
+        check(clip, config)
+        assert clip.cameras is not None
+        clock = Clock(progress, _SHARES)
+        plain = plain_options(config)
+        files = [] if config.body is None else [file_digest(config.body)]
+        work = Workspace(workspace, clip.content_hash, self.version, seed)
+        folder = work.stage("train", plain, files)
+        model, figures = trained(clip, config, folder, device, seed, clock)
+        shots = [
+            baking.Shot(camera, model.pose(int(moment)))
+            for camera, moment in zip(clip.cameras, clip.moments, strict=True)
+        ]
+        with clock.stage("bake"):
+            baking.find_canvases(model, shots)
+            place = work.stage("bake", plain, files)
+            baked = baking.bake(model, shots, place, lambda share: clock.report("bake", share, {}))
+        with clock.stage("canvases"):
+            canvases = baking.paint_canvases(model, shots, clip.frames, baked)
+        attached, arrays = pack(model)
+        stats = {"seconds": clock.seconds, **figures}
+        layers = baking.layers(model, baked, canvases)
+        fit = NerfFit(clip, plain, layers, attached, {**arrays, "depth": baked.depth}, stats)
+        fit.__dict__["model"] = model
+        return fit
+
+    @classmethod
+    def restored(cls, fit: Fit, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fit:
+        """See :meth:`canon.registry.Representation.restored`."""
+        from canon.representations.dynamic_nerf.fit import NerfFit
+
+        found = NerfFit(fit.clip, fit.config, fit.baked, plain, arrays, fit.stats)
+        found._id = None
+        return found
+
+
+def check(clip: Clip, config: DynamicNerfConfig) -> None:
+    """Refuse a clip that cannot be fitted.
+
+    Raises:
+        InputError: cameras are missing, poses are those of another skeleton, or all masks are empty.
+    """
+    if clip.cameras is None:
+        raise InputError(
+            "dynamic-nerf needs a camera for every frame, and the clip has none; give --cameras with a transforms.json,"
+            " a cameras.json, or a COLMAP model."
+        )
+    if clip.poses is None:
+        log.warning("there are no poses (--poses): only the background is fitted")
+        return
+    joints = len(clip.poses.skeleton)
+    if joints != 24:
+        raise InputError(f"The poses have {joints} joints; dynamic-nerf needs the 24 joints of SMPL.")
+    if config.states and config.states[-1] >= len(clip.poses):
+        raise InputError(f"A state begins at moment {config.states[-1]}, and there are {len(clip.poses)} moments.")
+    masks = next(iter(clip.masks.values()), None)
+    if masks is not None and not any(bool(np.any(values > 127)) for values in masks.values):
+        raise InputError("The masks show no person in any frame; give masks that are white on the person, or none.")
+
+
+def trained(
+    clip: Clip, config: DynamicNerfConfig, folder: Path, device: torch.device, seed: int, clock: Any
+) -> tuple[Model, dict[str, Any]]:
+    """The fields of a clip, and what is worth telling of their training; taken up again where ``folder`` holds it."""
+    from canon.representations.dynamic_nerf.model import Model
+    from canon.representations.dynamic_nerf.observations import Observations
+    from canon.representations.dynamic_nerf.sizes import SIZES
+    from canon.representations.dynamic_nerf.training import Training
+
+    assert clip.cameras is not None
+    chosen = {name: getattr(config, f"{name}_steps") for name in _STEPS}
+    sizes = replace(SIZES[config.preset], **{name: steps for name, steps in chosen.items() if steps})
+    count = 0 if clip.poses is None else len(clip.poses)
+    states = tuple(int(np.searchsorted(config.states, moment, side="right")) for moment in range(count))
+    motion, body = None, None
+    if clip.poses is not None:
+        motion, body = clip.poses, find_body(config, clip.poses)
+    world = make_world(sizes, scene_frame(clip), body, motion, config, len(config.states) + 1, seed).to(device)
+    seen = Observations(clip, clip.cameras, device)
+    training = Training(
+        world,
+        seen,
+        torch.tensor(states or (0,), device=device),
+        config.refine_poses,
+        seed,
+        folder,
+        str(asdict(sizes)),
+    )
+    if motion is not None and not training.hits.any():
+        raise InputError("The poses are in no frame as its camera sees it; poses and cameras must be of one world.")
+    stages = ("scene", "human", "joint") if motion is not None else ("scene",)
+    for name in stages:
+        with clock.stage(name):
+            run = {"scene": training.scene, "human": training.person, "joint": training.joint}[name]
+            run(partial(clock.report, name))
+    model = Model(world.eval(), states, device)
+    return model, {"curve": training.curve, "steps": chosen}
+
+
+def make_world(
+    sizes: Any,
+    frame: Frame,
+    body: BodyModel | None,
+    motion: Motion | None,
+    config: DynamicNerfConfig,
+    states: int,
+    seed: int,
+) -> World:
+    """Networks that know nothing yet."""
+    from canon.representations.dynamic_nerf.deformation import Deformation
+    from canon.representations.dynamic_nerf.fields import HumanField, SceneField
+    from canon.representations.dynamic_nerf.world import World
+
+    background = SceneField(sizes, frame, config.backend, seed, config.view_dependent)
+    if body is None or motion is None:
+        return World(sizes, background, None, None)
+    deformation = Deformation(body, motion, sizes.width, seed + 5, non_rigid=config.non_rigid)
+    human = HumanField(sizes, deformation.low, deformation.high, config.backend, seed + 7, states)
+    return World(sizes, background, human, deformation)
+
+
+def find_body(config: DynamicNerfConfig, motion: Motion) -> BodyModel:
+    """The body that the poses move."""
+    from canon.bodies import body_of
+
+    return body_of(motion.skeleton)
+
+
+def scene_frame(clip: Clip) -> Frame:
+    """What part of the world is looked at: the cameras' surroundings about the person, or about what they look at."""
+    from canon.representations.dynamic_nerf.fields import Frame
+    from canon.representations.dynamic_nerf.training import focus
+
+    assert clip.cameras is not None
+    places = np.array([camera.position for camera in clip.cameras])
+    ahead = np.array([camera.rotation[2] for camera in clip.cameras])
+    if clip.poses is not None:
+        centre = np.asarray(clip.poses.root, np.float64).mean(axis=0)
+    else:
+        centre = focus(places, ahead)
+        spread = np.linalg.norm(places - places.mean(axis=0), axis=1).max()
+        before = ((centre - places) * ahead).sum(axis=1)
+        if not (before > 0).mean() > 0.9 or np.linalg.norm(centre - places.mean(axis=0)) > 20 * spread:
+            # Nothing that all look at: cameras side by side, or one that stands still.
+            centre = places.mean(axis=0) + ahead.mean(axis=0) * max(2 * spread, 1.0)
+    reach = max(float(np.linalg.norm(places - centre, axis=1).max()), 1e-3)
+    return Frame((float(centre[0]), float(centre[1]), float(centre[2])), 1.0 / reach)

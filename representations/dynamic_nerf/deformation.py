@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,11 @@ class Deformation(nn.Module):
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 if layer.bias is not None:
                     layer.bias.zero_()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Deformation:
+        found = super()._apply(fn, recurse)
+        self.body = self.body.to(self.low.device)  # no module, but what it is made of goes along
+        return found
 
     def poses(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations [..., J, 3, 3] of the joints and places [..., 3] of the pelvis at moments [...], corrected."""

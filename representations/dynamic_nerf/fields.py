@@ -22,8 +22,8 @@ _PROPOSED = 5
 _PROPOSED_FINEST = 128
 _THIN = 1.0
 """Less than this the networks of the background say, as a logarithm of density, before anything is learned."""
-_STEEP = 6.0
-"""How fast the body's own density falls away from its bones: per radius, before the activation."""
+_STEEP, _EDGE = 10.0, 0.9
+"""How fast the body's own density falls away from its bones, per radius and before the activation, and where."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class HumanField(nn.Module):
 
     def _density(self, unit: Tensor, radii: Tensor, codes: Tensor) -> Tensor:
         raw = self.shape(torch.cat([self.shape_grid(unit), codes], dim=-1))[..., 0]
-        return 100.0 * F.softplus(raw + _STEEP * (1 - radii))
+        return 100.0 * F.softplus(raw + _STEEP * (_EDGE - radii))
 
     def _unit(self, points: Tensor) -> Tensor:
         return ((points - self.low) / self.side).clamp(0, 1)

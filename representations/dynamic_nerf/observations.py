@@ -51,7 +51,7 @@ class Observations:
 
     def take(self, frames: np.ndarray, pixels: np.ndarray) -> Batch:
         """Pixels (row * width + column) of frames, int64 [R] both."""
-        height, width = self.size
+        width = self.size[1]
         rows, columns = pixels // width, pixels % width
         rgb = torch.from_numpy(np.asarray(self.clip.frames[frames, rows, columns])).to(self.device).float() / 255
         mask = None

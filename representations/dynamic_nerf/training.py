@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from kornia.losses import ssim_loss
 from torch import Tensor, nn
 
 from canon.representations.dynamic_nerf.observations import Batch, Observations, chunks
+from canon.representations.dynamic_nerf.rays import capsule_hits
 from canon.representations.dynamic_nerf.world import Posed, World
 from canon.representations.neural.checkpoint import Run, load_run, read_record, save_run
 from canon.storage import content_hash
@@ -23,13 +25,16 @@ _LAST_RATE = 0.05
 """Share of the learning rates that is left at the end of a stage."""
 _SSIM = 0.1
 _MASK = 0.2
+_FREE = 0.05
 _RESIDUAL_FROM, _RESIDUAL_TO = 0.4, 0.7
 """Shares of the steps between which the non-rigid residual is opened."""
 _POSES_FROM = 0.2
 _TRUSTED = 0.25
 """Share of the steps after which the background's proposal is trusted wholly."""
-_CHECKPOINT_SECONDS = 30.0
 _PROBE = 2048
+_PROBE_SECONDS = 5.0
+_REPORTS = 50
+"""Times that a stage tells of its progress."""
 
 Report = Callable[[float, Mapping[str, float]], None]
 
@@ -52,6 +57,7 @@ class Training:
     seed: int = 0
     folder: Path | None = None
     key: str = ""
+    checkpoint_seconds: float = 30.0
     seconds: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[float, int, float, float]] = field(default_factory=list)
 
@@ -71,14 +77,38 @@ class Training:
         assert background is not None
         free = self.seen.without_person(self.hits if self.world.human is not None else None, margin=2)
         places = np.flatnonzero(free)
+        covered = np.flatnonzero(self._covered())
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
             batch = self._random(places, self.world.sizes.rays, generator)
             trust = min(step / (_TRUSTED * self.world.sizes.scene), 1.0)
             found = self.world(batch.rays, None, generator, trust=trust)
-            return F.mse_loss(found.rgb, batch.rgb) + found.loss
+            return F.mse_loss(found.rgb, batch.rgb) + found.loss + self._in_the_way(covered, generator)
 
         self._stage("scene", self.world.sizes.scene, background, loss, report, free)
+
+    def _covered(self) -> np.ndarray:
+        """Where a frame surely shows the person, bool [T, H, W]."""
+        found = np.zeros((self.seen.count, *self.seen.size), bool)
+        if self.world.deformation is not None:
+            for t in range(self.seen.count):
+                mask = self.seen.mask(t)
+                if mask is not None:
+                    found[t] = (mask > 0.98) & self.hits[t]
+        return found
+
+    def _in_the_way(self, covered: np.ndarray, generator: torch.Generator) -> Tensor:
+        """How much of the background lies before the person, or in them, where they are seen: there can be nothing."""
+        if not len(covered):
+            return torch.zeros((), device=self.seen.device)
+        assert self.world.deformation is not None
+        batch = self._random(covered, self.world.sizes.rays // 8, generator)
+        with torch.no_grad():
+            posed = self.posed(batch.frames)
+            _, far, _ = capsule_hits(self.world.deformation.body, posed.transforms, batch.rays, 1.0)
+        samples = self.world.behind(batch.rays, generator)
+        passed = (samples.depth * (samples.at < far[:, None])).sum(dim=-1)
+        return _FREE * (1 - torch.exp(-passed)).mean()
 
     def person(self, report: Report) -> None:
         """The person before the background as it is."""
@@ -189,12 +219,17 @@ class Training:
     ) -> None:
         optimiser = torch.optim.Adam(_groups(learners, rate), betas=(0.9, 0.99), eps=1e-12, fused=True)
         run, key = Run(learners, optimiser), content_hash(self.key, name)
-        record = None if self.folder is None else read_record(self.folder, key)
-        if record is not None and self.folder is not None:
-            load_run(run, self.folder, record)
+        folder = None if self.folder is None else self.folder / name
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            record = read_record(folder, key)
+            if record is not None:
+                load_run(run, folder, record)
         first = [group["lr"] for group in optimiser.param_groups]
-        told = saved = time.perf_counter()
         begin, before = time.perf_counter(), run.seconds
+        saved = probed_at = begin
+        psnr = run.curve[-1][2] if run.curve else float("nan")
+        save = partial(save_run, run, folder, key) if folder is not None else lambda age: None
         for step in range(run.step, steps):
             for group, own in zip(optimiser.param_groups, first, strict=True):
                 group["lr"] = own * min(1.0, (step + 1) / 20) * _LAST_RATE ** (step / steps)
@@ -202,15 +237,20 @@ class Training:
             value = loss(step, self._generator(name, step))
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            run.step, run.seconds = step + 1, before + time.perf_counter() - begin
-            if time.perf_counter() - told > 2.0 or run.step == steps:
-                told = time.perf_counter()
-                psnr = self._probe(probed)
+            now = time.perf_counter()
+            run.step, run.seconds = step + 1, before + now - begin
+            if now - probed_at > _PROBE_SECONDS or run.step == steps:
+                probed_at, psnr = now, self._probe(probed)
                 run.curve.append((run.seconds, run.step, psnr, float(value.detach())))
-                report(run.step / steps, {"psnr": psnr, "loss": float(value.detach())})
-            if self.folder is not None and time.perf_counter() - saved > _CHECKPOINT_SECONDS:
-                saved = time.perf_counter()
-                save_run(run, self.folder, key, run.step)
+            if now - saved > self.checkpoint_seconds or run.step == steps:
+                saved = now
+                save(run.step)
+            if run.step % max(steps // _REPORTS, 1) == 0 or run.step == steps:
+                try:
+                    report(run.step / steps, {"psnr": psnr, "loss": float(value.detach())})
+                except KeyboardInterrupt:
+                    save(run.step)
+                    raise
         self.seconds[name] = run.seconds
         self.curve += run.curve
 
@@ -239,8 +279,8 @@ def _groups(learners: nn.Module, rate: float) -> list[dict[str, object]]:
     return [{"params": own, "lr": _RATES[kind] * rate} for kind, own in kinds.items() if own]
 
 
-def focus(places: Sequence[np.ndarray], ahead: Sequence[np.ndarray]) -> np.ndarray:
-    """The point that is nearest to all lines from places [3] ahead [3], float64 [3]; least squares."""
+def focus(places: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+    """The point that is nearest to all lines from places [N, 3] ahead [N, 3], float64 [3]; least squares."""
     total, right = np.zeros((3, 3)), np.zeros(3)
     for place, way in zip(places, ahead, strict=True):
         across = np.eye(3) - np.outer(way, way)

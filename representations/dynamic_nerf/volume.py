@@ -102,9 +102,20 @@ def merged_weights(at: Sequence[Tensor], depth: Sequence[Tensor]) -> list[Tensor
     Returns:
         weights: [..., S] of each field; together they sum to the ray's opacity.
     """
-    every, order = torch.cat(list(at), dim=-1).sort(dim=-1)
+    order = torch.cat(list(at), dim=-1).argsort(dim=-1)
     thick = torch.cat(list(depth), dim=-1).gather(-1, order)
     passed = torch.cumsum(thick, dim=-1) - thick
     found = torch.exp(-passed) * -torch.expm1(-thick)
     back = torch.zeros_like(found).scatter(-1, order, found)
     return list(back.split([part.shape[-1] for part in at], dim=-1))
+
+
+def median_depth(weights: Tensor, at: Tensor) -> Tensor:
+    """Where half of what a ray sees lies before, [...]: unlike a mean, never between two surfaces.
+
+    Args:
+        weights, at: [..., S], in order of depth.
+    """
+    passed = torch.cumsum(weights, dim=-1)
+    number = (passed < 0.5 * passed[..., -1:]).sum(dim=-1, keepdim=True).clamp(max=at.shape[-1] - 1)
+    return at.gather(-1, number)[..., 0]

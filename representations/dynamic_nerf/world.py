@@ -182,12 +182,12 @@ class World(nn.Module):
             own = Rays(rays.origins[hit], rays.directions[hit])
             near = self.body(own, posed.of(hit), generator, opened)
             parts = [near] if far is None else [near, Samples(far.at[hit], far.depth[hit], far.colour[hit])]
-            weights = merged_weights([part.at for part in parts], [part.depth for part in parts])
-            together = sum(composite(w, part.colour) for w, part in zip(weights, parts, strict=True))
-            lengths = sum((w * part.at).sum(dim=-1) for w, part in zip(weights, parts, strict=True))
+            each = merged_weights([part.at for part in parts], [part.depth for part in parts])
+            together = sum(composite(w, part.colour) for w, part in zip(each, parts, strict=True))
+            lengths = sum((w * part.at).sum(dim=-1) for w, part in zip(each, parts, strict=True))
             assert isinstance(together, Tensor) and isinstance(lengths, Tensor) and near.rest is not None
-            share = weights[0].sum(dim=-1)
-            place = composite(weights[0], near.rest) / share.clamp_min(1e-6)[:, None]
+            share = each[0].sum(dim=-1)
+            place = composite(each[0], near.rest) / share.clamp_min(1e-6)[:, None]
             rgb, depth = rgb.index_put((hit,), together), depth.index_put((hit,), lengths)
             human, rest = human.index_put((hit,), share), rest.index_put((hit,), place)
         return Seen(rgb, human, depth, rest, loss)

@@ -87,7 +87,7 @@ def load_run(run: Run, folder: Path, record: dict[str, Any]) -> bool:
     except InputError:
         return False
     parameters = dict(run.networks.named_parameters())
-    trained = [id(p) for p in run.optimiser.param_groups[0]["params"]]
+    trained = [id(p) for group in run.optimiser.param_groups for p in group["params"]]
     wanted = {f"weight.{name}": p for name, p in parameters.items()}
     if record["age"]:
         for name, p in parameters.items():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from truth import turned
 
-from canon.bodies import BodyModel, capsule_body
+from canon.bodies import BodyModel, body_of, capsule_body
+from canon.errors import InputError
+from canon.skeletons import Skeleton
 
 
 def posed(body: BodyModel, size: float = 1.0, seed: int = 0) -> torch.Tensor:
@@ -89,3 +92,32 @@ def test_gradients_reach_the_pose() -> None:
     rest, likelihood = body.unpose(places, body.moved(rotations, torch.zeros(3)))
     (rest.sum() + likelihood.sum()).backward()
     assert rotations.grad is not None and torch.isfinite(rotations.grad).all() and float(rotations.grad.abs().max()) > 0
+
+
+def test_the_body_of_its_own_skeleton_is_the_same() -> None:
+    for height in (0.6, 1.7, 2.1):
+        wanted = capsule_body(height)
+        found = body_of(wanted.skeleton)
+        assert torch.equal(found.rest, wanted.rest) and torch.equal(found.bones.joint, wanted.bones.joint)
+        for name in ("start", "end", "radius"):
+            assert torch.allclose(getattr(found.bones, name), getattr(wanted.bones, name), rtol=1e-6)
+
+
+def test_a_body_has_the_bones_of_its_skeleton() -> None:
+    own = capsule_body().skeleton
+    longer = own.offsets.copy()
+    longer[[4, 5]] *= 1.5  # thighs
+    body = body_of(Skeleton(tuple(f"j{k}" for k in range(24)), own.parents, longer))
+    assert torch.allclose(body.rest[7], torch.from_numpy(longer[[1, 4, 7]].sum(axis=0)))
+    low, high = body.box
+    assert float(high[1] - low[1]) > 1.85 and float(body.bones.radius.max()) < 0.15
+    with pytest.raises(InputError, match="24 joints in SMPL's order"):
+        body_of(Skeleton(("a", "b"), (-1, 0), np.ones((2, 3))))
+
+
+def test_a_body_moves_to_a_device_and_says_the_same_there() -> None:
+    body = capsule_body()
+    there = body.to("meta")
+    assert there.rest.is_meta and there.bones.start.is_meta and not body.rest.is_meta
+    places, _ = along_the_bones(body, 0.4)
+    assert torch.equal(body.to("cpu").log_weights(places[:, None]), body.log_weights(places[:, None]))

@@ -160,9 +160,12 @@ class RepresentationContract:
     def fit(self, clip: Clip, **more: Any) -> Fit:
         return canon.fit(clip, self.name, device="cpu", **{**self.given, **more})
 
+    def make_clip(self, **overrides: object) -> Clip:
+        return scene_clip(self.scene(**overrides))
+
     @pytest.fixture(scope="class")
     def clip(self) -> Clip:
-        return scene_clip(self.scene())
+        return self.make_clip()
 
     @pytest.fixture(scope="class")
     def reports(self) -> list[tuple[str, float]]:
@@ -202,8 +205,8 @@ class RepresentationContract:
     def test_is_registered_and_has_options(self) -> None:
         assert self.name in registry.names(registry.REPRESENTATIONS)
         assert dataclasses.is_dataclass(registry.representation(self.name).Config)
-        with pytest.raises(canon.InputError, match="has no option 'strid'; did you mean 'stride'"):
-            registry.make_config(registry.representation(self.name).Config, {"strid": 8})
+        with pytest.raises(canon.InputError, match="has no option 'prset'; did you mean 'preset'"):
+            registry.make_config(registry.representation(self.name).Config, {"prset": "fast"})
 
     def test_gives_layers_and_sane_numbers(self, solved: Fit, clip: Clip) -> None:
         self.check(solved, clip)
@@ -287,23 +290,27 @@ class RepresentationContract:
 
     @pytest.mark.parametrize("size", [(73, 129), (97, 55)])
     def test_odd_and_portrait_sizes(self, size: tuple[int, int]) -> None:
-        clip = scene_clip(self.scene(width=size[1], height=size[0], frames=3))
+        clip = self.make_clip(width=size[1], height=size[0], frames=3)
         fit = self.fit(clip)
         assert fit.size == size
         self.check(fit, clip)
 
     @pytest.mark.parametrize("count", [1, 2])
     def test_very_short_clips(self, count: int, tmp_path: Path) -> None:
-        clip = scene_clip(self.scene(frames=count))
+        clip = self.make_clip(frames=count)
         fit = self.fit(clip, workspace=tmp_path)
         self.check(fit, clip)
         assert equal_fits(self.fit(clip, workspace=tmp_path), fit), "the second run takes up the first"
+
+
+class LayeredContract(RepresentationContract):
+    """Of representations in two dimensions, which find layers by masks or by themselves."""
 
     def test_a_layer_that_is_absent_in_some_frames(self) -> None:
         clip = scene_clip(self.scene(frames=6), absent=(0, 1, 5))
         fit = self.fit(clip)
         self.check(fit, clip)
-        area = [float(fit.coordinates(t, "foreground")[1].sum()) for t in range(6)]
+        area = [float(fit.coordinates(t, fit.layers[0])[1].sum()) for t in range(6)]
         assert max(area[t] for t in (0, 1, 5)) < 0.01 * min(area[2:5]) or not self.converged
 
     def test_no_masks_and_no_search_is_one_layer(self, clip: Clip) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from contracts import RepresentationContract, equal_fits, scene_clip
+from contracts import LayeredContract, equal_fits, scene_clip
 from truth import psnr, small_scene
 
 import canon
@@ -17,7 +17,7 @@ from canon.representations.atlas import AtlasConfig
 from canon.scenes import Scene
 
 
-class TestDefaultSolver(RepresentationContract):
+class TestDefaultSolver(LayeredContract):
     name = "atlas"
     given = {"preset": "fast"}  # noqa: RUF012
     interruptions = (3, 5)  # after the first registration, and after the opacity
@@ -34,7 +34,7 @@ class TestDefaultSolver(RepresentationContract):
 
 
 @pytest.mark.slow
-class TestNeuralSolver(RepresentationContract):
+class TestNeuralSolver(LayeredContract):
     name = "atlas"
     given = {"solver": "neural", "steps": 6, "batch": 64, "minutes": 0.0, "stride": 4}  # noqa: RUF012
     interrupt_stage = "refine"

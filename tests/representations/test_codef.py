@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contracts import RepresentationContract, scene_clip
+from contracts import LayeredContract, scene_clip
 from truth import psnr, small_scene, true_fit
 
 import canon
@@ -14,7 +14,7 @@ from canon.metrics import folded, track_errors
 from canon.scenes import Scene, make
 
 
-class TestDefaultSolver(RepresentationContract):
+class TestDefaultSolver(LayeredContract):
     name = "codef"
     given = {"preset": "fast"}  # noqa: RUF012
     interruptions = (3, 5)
@@ -25,7 +25,7 @@ class TestDefaultSolver(RepresentationContract):
 
 
 @pytest.mark.slow
-class TestNeuralSolver(RepresentationContract):
+class TestNeuralSolver(LayeredContract):
     name = "codef"
     given = {"solver": "neural", "steps": 6, "batch": 64, "minutes": 0.0, "stride": 4}  # noqa: RUF012
     converged = False
