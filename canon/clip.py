@@ -36,6 +36,7 @@ from canon.clip_world import (
     part_of,
     read_world,
     save_world,
+    solved,
     view_names,
     world_hash,
 )
@@ -152,6 +153,7 @@ class Clip:
                 each frame or for each view; or one or a list by the view's name. Those of a file belong to the images
                 that it names, else to the views that they are called by, else to frames or views in order. They are
                 resized with the frames.
+                "solve" finds them from the pictures (:func:`canon.camera_solving.solve_cameras`).
             poses: a file that :func:`canon.poses.read_poses` takes, or a motion; one pose for each moment.
             max_frames: use at most so many frames of each view from the start, and so many poses; what is left out is
                 logged.
@@ -191,6 +193,7 @@ class Clip:
             found = [reader.source for reader in readers]
             clip.views = tuple(reader.name for reader in readers)
             clip.cameras, clip.poses = match_world(world, [reader.frames for reader in readers], found)
+            clip.cameras = solved(world, clip) or clip.cameras
             clip._set_hash(digest, digests)
             keep(clip)
         return clip
@@ -238,6 +241,7 @@ class Clip:
         count = len(self) // len(self.views)
         views = [ViewFrames(name, count, self.size, self.size, parts=(name,)) for name in self.views]
         cameras, poses = match_world(world, views)
+        cameras = solved(world, self) or cameras
         if cameras is None and poses is None:
             return self
         return replace(self, cameras=cameras or self.cameras, poses=poses or self.poses, known_hash=None)

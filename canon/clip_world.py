@@ -22,6 +22,7 @@ from canon.sources import IMAGE_SUFFIXES, Source
 from canon.storage import content_hash, inside, open_arrays, write_arrays
 
 if TYPE_CHECKING:
+    from canon.clip import Clip
     from canon.coordinates import Size
     from canon.skeletons import Motion
 
@@ -35,7 +36,8 @@ Given: TypeAlias = Camera | Sequence[Camera] | Sequence[View] | Mapping[str, Cam
 """One camera for all frames; one for each frame, or for each view; one or a list of them by the view's name; or what
 was read from a file."""
 Cameras: TypeAlias = str | Path | Given
-"""The same, or the path of what :func:`canon.camera_files.read_cameras` takes."""
+"""The same, the path of what :func:`canon.camera_files.read_cameras` takes, or "solve" (see :func:`solved`)."""
+SOLVE = "solve"
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,11 @@ def view_names(paths: Sequence[str | Path]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class World:
-    """Cameras and poses as they were given, files being read."""
+    """Cameras and poses as they were given, files being read; ``solve`` asks for cameras that the frames tell."""
 
     cameras: Given | None = None
     poses: Motion | None = None
+    solve: bool = False
 
 
 def read_world(cameras: Cameras | None, poses: str | Path | Motion | None) -> World:
@@ -100,12 +103,28 @@ def read_world(cameras: Cameras | None, poses: str | Path | Motion | None) -> Wo
     Raises:
         InputError: it cannot be read.
     """
-    given = read_cameras(cameras) if isinstance(cameras, str | Path) else cameras
+    solve = isinstance(cameras, str) and cameras == SOLVE
+    given: Given | None = None
+    if not solve:
+        given = read_cameras(cameras) if isinstance(cameras, str | Path) else cameras
     if isinstance(poses, str | Path):
         from canon.poses import read_poses
 
-        return World(given, read_poses(poses))
-    return World(given, poses)
+        poses = read_poses(poses)
+    return World(given, poses, solve)
+
+
+def solved(given: World, clip: Clip) -> list[Camera] | None:
+    """One camera for each frame of a clip, found from its pictures, if that was asked for; else None.
+
+    Raises:
+        InputError: see :func:`canon.camera_solving.solve_cameras`.
+    """
+    if not given.solve:
+        return None
+    from canon.camera_solving import solve_cameras
+
+    return solve_cameras(clip)
 
 
 def match_world(

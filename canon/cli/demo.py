@@ -28,11 +28,13 @@ def run(arguments: list[str]) -> int:
     """Run the demo; print a table and where everything is."""
     (own,) = parse("demo", DESCRIPTION, [DemoArguments], arguments)
 
-    from canon.demo import Demo, run_demo
+    from canon.demo import Demo, run_demo, run_person_demo
+    from canon.registry import representation
 
+    make = run_person_demo if representation(own.representation).several_views else run_demo
     begin = time.perf_counter()
     with FitProgress() as progress:
-        demo: Demo = run_demo(own.out, own.representation, progress, _say, own.preset)
+        demo: Demo = make(own.out, own.representation, progress, _say, own.preset)
     _table(demo.figures)
     folder = demo.project.folder
     fit_folder = demo.project.fit_folder(demo.fit_name)
@@ -51,6 +53,8 @@ def run(arguments: list[str]) -> int:
     print(f"  {program()} edit {place} --editor grade --name green --layer {demo.fit.layers[0]} --hue 120")
     print(f"  {program()} render {place} --edit green --edit emblem")
     print(f"  {program()} eval {place} --edit emblem --json")
+    if make is run_person_demo:
+        print(f"  {program()} render {place} --edit emblem --camera orbit")
     print(f"  {program()} fit YOUR_VIDEO.mp4 --project my-project")
     return 0
 

@@ -44,8 +44,8 @@ class DynamicNerfConfig:
     """How much work to spend: fast and balanced suit a CPU, quality a GPU."""
     solver: str = "default"
     """There is one: default."""
-    body: Path | None = None
-    """A skinned body (.glb) with the 24 joints of SMPL to start from; none takes capsules around the bones."""
+    body: str = "capsules"
+    """What the person is at first: capsules (around the bones), a skinned .glb, an SMPL model (.npz), or anny."""
     states: tuple[int, ...] = ()
     """Moments from which on the person holds or wears something else: each stretch gets a look of its own."""
     refine_poses: bool = True
@@ -67,8 +67,7 @@ class DynamicNerfConfig:
         from canon.representations.dynamic_nerf.sizes import SIZES
         from canon.representations.fields.hashgrid import BACKENDS
 
-        if isinstance(self.body, str):
-            self.body = Path(self.body)
+        self.body = str(self.body)
         self.states = tuple(self.states)
         allowed: tuple[tuple[str, str, Sequence[str]], ...] = (
             ("preset", self.preset, tuple(SIZES)),
@@ -114,7 +113,7 @@ class DynamicNerf(Representation):
         assert clip.cameras is not None
         clock = Clock(progress, _SHARES)
         plain = plain_options(config)
-        files = [] if config.body is None else [file_digest(config.body)]
+        files = [file_digest(Path(config.body))] if Path(config.body).is_file() else []
         work = Workspace(workspace, clip.content_hash, self.version, seed)
         folder = work.stage("train", plain, files)
         model, figures = trained(clip, config, folder, device, seed, clock)
@@ -185,7 +184,7 @@ def trained(
     states = tuple(int(np.searchsorted(config.states, moment, side="right")) for moment in range(count))
     motion, body = None, None
     if clip.poses is not None:
-        motion, body = clip.poses, find_body(config, clip.poses)
+        motion, body = clip.poses, starting_body(config, clip.poses)
     world = make_world(sizes, scene_frame(clip), body, motion, config, len(config.states) + 1, seed).to(device)
     seen = Observations(clip, clip.cameras, device)
     training = Training(
@@ -230,11 +229,13 @@ def make_world(
     return World(sizes, background, human, deformation)
 
 
-def find_body(config: DynamicNerfConfig, motion: Motion) -> BodyModel:
+def starting_body(config: DynamicNerfConfig, motion: Motion) -> BodyModel:
     """The body that the poses move."""
-    from canon.bodies import body_of
+    from canon.body_models import find_body
+    from canon.representations.dynamic_nerf.body_volume import in_volume
 
-    return body_of(motion.skeleton)
+    body = find_body(config.body, motion.skeleton)
+    return body if config.body == "capsules" else in_volume(body)
 
 
 def scene_frame(clip: Clip) -> Frame:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from canon.cameras import Camera
-from canon.coordinates import grid_size
+from canon.coordinates import grid_size, pixel_grid
 from canon.fits import FitLayer
-from canon.representations.dynamic_nerf.buffers import Pose, background_depth, frame_rays, opacity
+from canon.representations.dynamic_nerf.buffers import Pose, background_depth, background_distance, frame_rays, opacity
 from canon.representations.dynamic_nerf.model import Model
 from canon.representations.dynamic_nerf.panorama import Panorama
 from canon.representations.dynamic_nerf.rasterise import interpolate
@@ -112,10 +112,8 @@ def bake(model: Model, shots: Sequence[Shot], folder: Path, report: Callable[[fl
             baked.depth[t], baked.background[t] = baked.depth[done[key]], baked.background[done[key]]
         else:
             done[key] = t
-            rays = frame_rays(camera, model.device)
-            far, _ = background_depth(model.world, rays)
-            baked.depth[t] = _calm(far.reshape(size).cpu().numpy())
-            ways = rays.directions.reshape(*size, 3).cpu().numpy().astype(np.float64)
+            baked.depth[t] = background_distance(model.world, camera, model.device)
+            ways = camera.directions(pixel_grid(size).numpy())
             baked.background[t] = model.panorama.coordinates(camera.position + ways * baked.depth[t][..., None])
         if baked.human is not None and baked.opacity is not None and model.atlas is not None:
             if shot.pose is not None:
@@ -127,11 +125,6 @@ def bake(model: Model, shots: Sequence[Shot], folder: Path, report: Callable[[fl
                 baked.human[t] = 0
         report((t + 1) / count)
     return baked
-
-
-def _calm(depth: np.ndarray) -> np.ndarray:
-    """A depth [H, W] without specks: what lies on a surface is not to jump from frame to frame."""
-    return cv2.medianBlur(np.ascontiguousarray(depth), 5)
 
 
 def layers(model: Model, baked: Baked, canvases: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[FitLayer]:
@@ -226,7 +219,7 @@ def _background_canvas(
     flat = torch.from_numpy(directions.reshape(-1, 3).astype(np.float32)).to(model.device)
     centre = torch.from_numpy(panorama.centre.astype(np.float32)).to(model.device).expand(len(flat), 3)
     far, colour = background_depth(model.world, Rays(centre, flat))
-    calm = _calm(far.reshape(panorama.size).cpu().numpy()).reshape(-1, 1)
+    calm = cv2.medianBlur(far.reshape(panorama.size).cpu().numpy(), 5).reshape(-1, 1)
     places = panorama.centre + directions.reshape(-1, 3) * calm.astype(np.float64)
 
     def shows() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from canon.cameras import Camera
 from canon.representations.dynamic_nerf.observations import chunks
-from canon.representations.dynamic_nerf.rays import Rays, RaySource
+from canon.representations.dynamic_nerf.rays import Rays, RaySource, person_box
 from canon.representations.dynamic_nerf.volume import median_depth, merged_weights
-from canon.representations.dynamic_nerf.world import Posed, Seen, World
+from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
+
+_HIDDEN, _SHOWN = 0.1, 0.4
+"""Shares of the light of a person that passes what is before them, at which they count as hidden, and as seen."""
+_MOST_RAYS = 60_000
+"""Rays by which the background's distance is found in a picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +49,7 @@ def see(world: World, camera: Camera, pose: Pose | None, device: torch.device, *
     for _, own in chunks(frame_rays(camera, device)):
         where = None if pose is None else posed(world, pose, len(own.origins))
         parts.append(world(own, where, background=background))
-    names = ("rgb", "human", "depth", "rest")
+    names = ("rgb", "human", "own", "depth", "rest")
     found = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     shaped = {name: value.reshape(*camera.size, *value.shape[1:]) for name, value in found.items()}
     return Seen(**shaped, loss=torch.zeros((), device=device))
@@ -57,18 +63,37 @@ def frame_rays(camera: Camera, device: torch.device) -> Rays:
 
 @torch.no_grad()
 def opacity(world: World, camera: Camera, pose: Pose, device: torch.device) -> np.ndarray:
-    """The person's share of each pixel, float32 [H, W]; rays that miss them cost nothing."""
-    rays = frame_rays(camera, device)
-    found = torch.zeros(len(rays.origins), device=device)
-    for part, own in chunks(rays):
+    """The person's opacity, float32 [H, W]; rays that miss them cost nothing.
+
+    It is their own where they are seen at all, so that mist of the background does not make them thin, and 0 where
+    something stands before them.
+    """
+    found = np.zeros(camera.size, np.float32)
+    assert world.deformation is not None
+    box = person_box(world.deformation.body, posed(world, pose, 1).transforms[0], camera, REACH)
+    if box is None:
+        return found
+    pixels = torch.from_numpy(np.arange(found.size).reshape(camera.size)[box].ravel()).to(device)
+    for part, own in chunks(RaySource([camera], device)(torch.zeros_like(pixels), pixels)):
         where = posed(world, pose, len(own.origins))
         hit = world.hits(own, where)
         if bool(hit.any()):
             some = Rays(own.origins[hit], own.directions[hit])
-            values = found[part]
-            values[hit] = world(some, where.of(hit)).human
-            found[part] = values
-    return np.asarray(found.reshape(camera.size).cpu().numpy())
+            seen = world(some, where.of(hit))
+            shown = (seen.human / seen.own.clamp_min(1e-3) - _HIDDEN) / (_SHOWN - _HIDDEN)
+            found.reshape(-1)[pixels[part][hit].cpu().numpy()] = (seen.own * shown.clamp(0, 1)).cpu().numpy()
+    return found
+
+
+def background_distance(world: World, camera: Camera, device: torch.device) -> np.ndarray:
+    """How far the background is in a picture, float32 [H, W]; large pictures are looked at with fewer rays."""
+    share = min(1.0, (_MOST_RAYS / (camera.size[0] * camera.size[1])) ** 0.5)
+    size = (max(round(camera.size[0] * share), 1), max(round(camera.size[1] * share), 1))
+    far, _ = background_depth(world, frame_rays(camera.resized(size), device))
+    small = far.reshape(size).cpu().numpy()
+    # Specks would jump from frame to frame.
+    calm = cv2.medianBlur(np.ascontiguousarray(small), 5)
+    return calm if size == camera.size else cv2.resize(calm, camera.size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 @torch.no_grad()

@@ -116,7 +116,7 @@ class HumanField(nn.Module):
 
     def forward(self, points: Tensor, radii: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Density [...] and colour [..., 3]; see :meth:`density`."""
-        unit, codes = self._unit(points), self.codes[state]
+        unit, codes = self._unit(points), self.codes.index_select(0, state)
         colour = self.colour(torch.cat([self.colour_grid(unit), codes], dim=-1))
         return self._density(unit, radii, codes), torch.sigmoid(colour)
 
@@ -128,7 +128,7 @@ class HumanField(nn.Module):
             radii: [...], how far from the bones, in their radii: where nothing was learned the body is as they say.
             state: int64 [...].
         """
-        return self._density(self._unit(points), radii, self.codes[state])
+        return self._density(self._unit(points), radii, self.codes.index_select(0, state))
 
     def _density(self, unit: Tensor, radii: Tensor, codes: Tensor) -> Tensor:
         raw = self.shape(torch.cat([self.shape_grid(unit), codes], dim=-1))[..., 0]

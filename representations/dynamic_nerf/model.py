@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from canon.bodies import BodyModel, Bones
+from canon.representations.dynamic_nerf.body_volume import VolumeBody
 from canon.representations.dynamic_nerf.buffers import Pose
 from canon.representations.dynamic_nerf.deformation import Deformation
 from canon.representations.dynamic_nerf.fields import Frame, HumanField, SceneField
@@ -20,6 +21,8 @@ from canon.representations.dynamic_nerf.skinning import skin
 from canon.representations.dynamic_nerf.surface import Mesh, TextureAtlas
 from canon.representations.dynamic_nerf.world import World
 from canon.skeletons import Motion, Skeleton
+
+_VOLUME = ("volume", "low", "high")
 
 
 @dataclass(eq=False)
@@ -107,6 +110,9 @@ def pack(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays["body.offsets"], arrays["body.rest"] = body.skeleton.offsets, body.rest.cpu().numpy()
         for key, value in asdict(body.bones).items():
             arrays[f"body.{key}"] = value.cpu().numpy()
+        if isinstance(body, VolumeBody):
+            for key in _VOLUME:
+                arrays[f"body.{key}"] = getattr(body, key).cpu().numpy()
     if model.atlas is not None:
         plain["atlas"] = list(model.atlas.size)
         arrays["atlas.vertices"], arrays["atlas.faces"] = model.atlas.mesh.vertices, model.atlas.mesh.faces
@@ -135,7 +141,11 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], device: t
         names, parents = plain["skeleton"]["names"], plain["skeleton"]["parents"]
         skeleton = Skeleton(tuple(map(str, names)), tuple(map(int, parents)), arrays["body.offsets"])
         parts = (torch.from_numpy(np.array(arrays[f"body.{key}"])) for key in ("joint", "start", "end", "radius"))
-        body = BodyModel(skeleton, Bones(*parts), torch.from_numpy(np.array(arrays["body.rest"])))
+        bones, rest = Bones(*parts), torch.from_numpy(np.array(arrays["body.rest"]))
+        body = BodyModel(skeleton, bones, rest)
+        if "body.volume" in arrays:
+            volume = (torch.from_numpy(np.array(arrays[f"body.{key}"])) for key in _VOLUME)
+            body = VolumeBody(skeleton, bones, rest, *volume)
         rotations, root = arrays["world.deformation.rotations"], arrays["world.deformation.root"]
         motion = Motion(skeleton, np.array(rotations), np.array(root), 30.0)
         deformation = Deformation(body, motion, sizes.width, 0, non_rigid=bool(plain["non_rigid"]))

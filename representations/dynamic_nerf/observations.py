@@ -43,7 +43,7 @@ class Observations:
         """Take the first layer's masks as those of the person; frames without one count as not known."""
         self.clip, self.device = clip, device
         self.count, self.size = len(clip), clip.size
-        self.source = RaySource(cameras, device)
+        self.cameras, self.source = list(cameras), RaySource(cameras, device)
         self.views = _distinct(cameras)
         """Number of the first frame with the same camera, for each frame."""
         self.moments = torch.from_numpy(np.asarray(clip.moments)).to(device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from canon.bodies import BodyModel
+from canon.boxes import Box
 from canon.cameras import Camera
 from canon.coordinates import pixel_grid
 
@@ -62,6 +63,34 @@ class RaySource:
         """Rays of pixels [...] (row * width + column) of frames [...], both int64."""
         own = self._tables[self._lens[frames], pixels]
         return Rays(self.places[frames], (self._turns[frames] @ own[..., None])[..., 0])
+
+
+def person_box(body: BodyModel, transforms: Tensor, camera: Camera, widened: float) -> Box | None:
+    """Rows and columns of a picture outside of which no ray hits a posed body's capsules; None if none does at all.
+
+    Args:
+        transforms: [J, 4, 4], of the pose.
+        widened: times the capsules' radii.
+    """
+    bones = body.bones
+    own = transforms[bones.joint.to(transforms.device)].cpu().double().numpy()
+    joints = [part.cpu().double().numpy() for part in (bones.start, bones.end)]
+    ends = np.concatenate([np.einsum("bij,bj->bi", own[:, :3, :3], part) + own[:, :3, 3] for part in joints])
+    radius = np.tile(bones.radius.cpu().double().numpy() * widened, 2)[:, None]
+    height, width = camera.size
+    whole = slice(0, height), slice(0, width)
+    corners = np.concatenate(
+        [ends + radius * (x * camera.rotation[0] + y * camera.rotation[1]) for x in (-1, 1) for y in (-1, 1)]
+    )
+    pixels, ahead = camera.project(corners)
+    if (ahead < np.tile(radius[:, 0], 4) + 0.05).any():
+        return whole  # so close that what is projected says nothing
+    # A ball's outline reaches a little further than its middle plane, and a lens may bend it.
+    margin = 0.15 * (pixels.max(axis=0) - pixels.min(axis=0)) + 2
+    low, high = np.floor(pixels.min(axis=0) - margin), np.ceil(pixels.max(axis=0) + margin)
+    x0, y0 = np.clip(low, 0, [width, height]).astype(int).tolist()
+    x1, y1 = np.clip(high + 1, 0, [width, height]).astype(int).tolist()
+    return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
 
 
 def capsule_hits(body: BodyModel, transforms: Tensor, rays: Rays, widened: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from kornia.losses import ssim_loss
 from torch import Tensor, nn
 
+from canon.boxes import Box, grown
 from canon.representations.dynamic_nerf.observations import Batch, Observations, chunks
-from canon.representations.dynamic_nerf.rays import capsule_hits
-from canon.representations.dynamic_nerf.world import Posed, World
+from canon.representations.dynamic_nerf.rays import capsule_hits, person_box
+from canon.representations.dynamic_nerf.world import REACH, Posed, World
 from canon.representations.neural.checkpoint import Run, load_run, read_record, save_run
 from canon.storage import content_hash
 
@@ -67,7 +68,9 @@ class Training:
         assert deformation is not None
         rotations, root = deformation.poses(torch.arange(len(deformation.rotations), device=frames.device))
         moments = self.seen.moments[frames]
-        return Posed(deformation.transforms(rotations, root)[moments], rotations[moments], self.states[moments])
+        # Not by brackets: their gradient adds up in an order that changes from run to run.
+        moved = deformation.transforms(rotations, root).index_select(0, moments)
+        return Posed(moved, rotations.index_select(0, moments), self.states[moments])
 
     # --- stages ---
 
@@ -159,15 +162,26 @@ class Training:
         """Where rays come near the person, bool [T, H, W]."""
         if not hasattr(self, "_hits"):
             found = np.zeros((self.seen.count, *self.seen.size), bool)
+            numbers = np.arange(found[0].size).reshape(self.seen.size)
             with torch.no_grad():
                 for t in range(self.seen.count):
-                    rays = self.seen.rays(t)
-                    flat = found[t].reshape(-1)
-                    for part, own in chunks(rays):
-                        frames = torch.full((len(own.origins),), t, device=self.seen.device)
-                        flat[part] = self.world.hits(own, self.posed(frames)).cpu().numpy()
+                    box = self._box(t)
+                    if box is None:
+                        continue
+                    pixels = numbers[box].reshape(-1)
+                    posed = self.posed(torch.tensor([t], device=self.seen.device))
+                    for part, own in chunks(self.seen.rays(t, torch.from_numpy(pixels).to(self.seen.device))):
+                        hit = self.world.hits(own, posed.of(torch.zeros(len(own.origins), dtype=torch.long)))
+                        found[t].reshape(-1)[pixels[part]] = hit.cpu().numpy()
             self._hits = found
         return self._hits
+
+    def _box(self, t: int) -> Box | None:
+        """Rows and columns of a frame outside of which the person is not."""
+        deformation = self.world.deformation
+        assert deformation is not None
+        posed = self.posed(torch.tensor([t], device=self.seen.device))
+        return person_box(deformation.body, posed.transforms[0].detach(), self.seen.cameras[t], REACH)
 
     def _random(self, places: np.ndarray, count: int, generator: torch.Generator) -> Batch:
         chosen = places[torch.randint(len(places), (count,), generator=generator).numpy()]
@@ -201,8 +215,14 @@ class Training:
         pictures = torch.zeros(len(first), self.seen.size[0] * self.seen.size[1], 3, dtype=torch.uint8)
         with torch.no_grad():
             for view, k in first.items():
-                for part, own in chunks(self.seen.rays(view)):
-                    pictures[k, part] = (self.world(own, None).rgb.clamp(0, 1) * 255 + 0.5).byte().cpu()
+                wanted = np.zeros(self.seen.size, bool)
+                for t in np.flatnonzero(np.array(self.seen.views) == view).tolist():
+                    box = self._box(t)
+                    if box is not None:  # patches reach beyond what is hit
+                        wanted[grown(box, self.world.sizes.patch, self.seen.size)] = True
+                pixels = torch.from_numpy(np.flatnonzero(wanted))
+                for part, own in chunks(self.seen.rays(view, pixels.to(self.seen.device))):
+                    pictures[k, pixels[part]] = (self.world(own, None).rgb.clamp(0, 1) * 255 + 0.5).byte().cpu()
         return lambda batch: pictures[number[batch.frames].cpu(), batch.pixels.cpu()].to(self.seen.device).float() / 255
 
     # --- steps ---
@@ -229,7 +249,7 @@ class Training:
         begin, before = time.perf_counter(), run.seconds
         saved = probed_at = begin
         psnr = run.curve[-1][2] if run.curve else float("nan")
-        save = partial(save_run, run, folder, key) if folder is not None else lambda age: None
+        save = partial(save_run, run, folder, key) if folder is not None else lambda: None
         for step in range(run.step, steps):
             for group, own in zip(optimiser.param_groups, first, strict=True):
                 group["lr"] = own * min(1.0, (step + 1) / 20) * _LAST_RATE ** (step / steps)
@@ -244,12 +264,12 @@ class Training:
                 run.curve.append((run.seconds, run.step, psnr, float(value.detach())))
             if now - saved > self.checkpoint_seconds or run.step == steps:
                 saved = now
-                save(run.step)
+                save()
             if run.step % max(steps // _REPORTS, 1) == 0 or run.step == steps:
                 try:
                     report(run.step / steps, {"psnr": psnr, "loss": float(value.detach())})
                 except KeyboardInterrupt:
-                    save(run.step)
+                    save()
                     raise
         self.seconds[name] = run.seconds
         self.curve += run.curve

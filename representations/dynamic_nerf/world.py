@@ -24,6 +24,8 @@ from canon.representations.dynamic_nerf.volume import (
 REACH = 2.0
 """Radii of its bones beyond which there is nothing of the person."""
 _DISTORTION = 0.002
+_MIST, _CLOSE = 0.02, 0.5
+"""How much is asked of things closer to the camera than this, in units of the scene: they must be worth it."""
 _NEAR, _FAR = 0.05, 200.0
 """Where background rays begin and end, in units of the scene."""
 
@@ -67,6 +69,7 @@ class Seen:
     Attributes:
         rgb: [R, 3] in 0..1.
         human: [R] in 0..1, the person's share of it.
+        own: [R] in 0..1, what that would be with nothing before them.
         depth: [R], mean length along the ray.
         rest: [R, 3], mean place in the rest pose of what is seen of the person; 0 where nothing is.
         loss: of the sampling; see :class:`Samples`.
@@ -74,6 +77,7 @@ class Seen:
 
     rgb: Tensor
     human: Tensor
+    own: Tensor
     depth: Tensor
     rest: Tensor
     loss: Tensor
@@ -117,7 +121,9 @@ class World(nn.Module):
         if generator is not None:
             weights, _ = render_weights(density, edges)
             spread = distortion(weights, finer).mean()
-            loss = interlevel(proposed, spaced, weights, finer).mean() + _DISTORTION * spread
+            close = (density * torch.diff(edges, dim=-1) * (at * scale < _CLOSE)).sum(dim=-1)
+            mist = (1 - torch.exp(-close)).mean()
+            loss = interlevel(proposed, spaced, weights, finer).mean() + _DISTORTION * spread + _MIST * mist
         # The last sample is as far as anything: whatever light is left comes from there.
         depth = torch.cat([depth[:, :-1], depth[:, -1:] + 20.0], dim=-1)
         return Samples(at, depth, colour, loss=loss)
@@ -167,7 +173,8 @@ class World(nn.Module):
         """
         device, count = rays.origins.device, len(rays.origins)
         zero = torch.zeros(count, device=device)
-        rgb, human, depth, rest = torch.zeros(count, 3, device=device), zero, zero, torch.zeros(count, 3, device=device)
+        rgb, rest = torch.zeros(count, 3, device=device), torch.zeros(count, 3, device=device)
+        human, own, depth = zero, zero, zero
         loss = torch.zeros((), device=device)
         far = None
         if background and self.background is not None:
@@ -176,11 +183,11 @@ class World(nn.Module):
             (weights,) = merged_weights([far.at], [far.depth])
             rgb, depth = composite(weights, far.colour), (weights * far.at).sum(dim=-1)
         if posed is None or self.human is None:
-            return Seen(rgb, human, depth, rest, loss)
+            return Seen(rgb, human, own, depth, rest, loss)
         hit = self.hits(rays, posed)
         if bool(hit.any()):
-            own = Rays(rays.origins[hit], rays.directions[hit])
-            near = self.body(own, posed.of(hit), generator, opened)
+            through = Rays(rays.origins[hit], rays.directions[hit])
+            near = self.body(through, posed.of(hit), generator, opened)
             parts = [near] if far is None else [near, Samples(far.at[hit], far.depth[hit], far.colour[hit])]
             each = merged_weights([part.at for part in parts], [part.depth for part in parts])
             together = sum(composite(w, part.colour) for w, part in zip(each, parts, strict=True))
@@ -190,7 +197,8 @@ class World(nn.Module):
             place = composite(each[0], near.rest) / share.clamp_min(1e-6)[:, None]
             rgb, depth = rgb.index_put((hit,), together), depth.index_put((hit,), lengths)
             human, rest = human.index_put((hit,), share), rest.index_put((hit,), place)
-        return Seen(rgb, human, depth, rest, loss)
+            own = own.index_put((hit,), -torch.expm1(-near.depth.sum(dim=-1)))
+        return Seen(rgb, human, own, depth, rest, loss)
 
 
 def _spaced(length: float) -> float:

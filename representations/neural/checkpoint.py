@@ -39,12 +39,11 @@ class Run:
     curve: list[tuple[float, int, float, float]] = field(default_factory=list)
 
 
-def save_run(run: Run, folder: Path, key: str, age: int) -> None:
+def save_run(run: Run, folder: Path, key: str) -> None:
     """Write the state, then the record that names it, each atomically; a kill in between leaves the state before.
 
     Args:
         key: of what the state depends on; another key's state is not taken up.
-        age: steps that the optimiser has taken.
     """
     arrays: dict[str, np.ndarray] = {}
     for name, value in run.networks.named_parameters():
@@ -53,10 +52,11 @@ def save_run(run: Run, folder: Path, key: str, age: int) -> None:
         if memory:
             arrays[f"mean.{name}"] = _numpy(memory["exp_avg"])
             arrays[f"square.{name}"] = _numpy(memory["exp_avg_sq"])
+            arrays[f"age.{name}"] = _numpy(torch.as_tensor(memory["step"], dtype=torch.float32)).reshape(1)
     state = folder / _STATE.format(run.step)
     write_arrays(state, arrays)
     curve = [list(point) for point in run.curve]
-    record = {"key": key, "state": state.name, "step": run.step, "age": age, "seconds": run.seconds, "curve": curve}
+    record = {"key": key, "state": state.name, "step": run.step, "seconds": run.seconds, "curve": curve}
     write_json(folder / RECORD, record)
     for old in folder.glob(_STATE.format("*")):
         if old != state:
@@ -75,7 +75,7 @@ def read_record(folder: Path, key: str) -> dict[str, Any] | None:
         if record["key"] != key or Path(record["state"]).name != record["state"]:
             return None
         record["curve"] = [(float(s), int(n), float(p), float(x)) for s, n, p, x in record["curve"]]
-        return {**record, "step": int(record["step"]), "age": int(record["age"]), "seconds": float(record["seconds"])}
+        return {**record, "step": int(record["step"]), "seconds": float(record["seconds"])}
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -89,18 +89,18 @@ def load_run(run: Run, folder: Path, record: dict[str, Any]) -> bool:
     parameters = dict(run.networks.named_parameters())
     trained = [id(p) for group in run.optimiser.param_groups for p in group["params"]]
     wanted = {f"weight.{name}": p for name, p in parameters.items()}
-    if record["age"]:
-        for name, p in parameters.items():
-            if id(p) in trained:
-                wanted |= {f"mean.{name}": p, f"square.{name}": p}
+    # What has had no gradient yet has no memory either.
+    moved = {name: p for name, p in parameters.items() if id(p) in trained and f"age.{name}" in arrays}
+    for name, p in moved.items():
+        wanted |= {f"mean.{name}": p, f"square.{name}": p}
     if any(name not in arrays or arrays[name].shape != tuple(p.shape) for name, p in wanted.items()):
         return False
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(_tensor(arrays[f"weight.{name}"]))
-            if record["age"] and id(p) in trained:
+            if name in moved:
                 run.optimiser.state[p] = {
-                    "step": torch.tensor(float(record["age"]), device=p.device),
+                    "step": _tensor(arrays[f"age.{name}"])[0].to(p.device if p.is_cuda else "cpu"),
                     "exp_avg": _tensor(arrays[f"mean.{name}"]).to(p.device),
                     "exp_avg_sq": _tensor(arrays[f"square.{name}"]).to(p.device),
                 }

@@ -192,11 +192,6 @@ class Trainer(ABC):
             return torch.optim.Adam(self.pretrained(networks), lr=self.options.pretraining_rate, fused=True)
         return torch.optim.Adam(networks.parameters(), lr=self.options.learning_rate, fused=True)
 
-    @property
-    def _age(self) -> int:
-        """Steps that the present optimiser has taken."""
-        return self.run.step - (self.options.pretraining if self.run.step >= self.options.pretraining else 0)
-
     def train(self, progress: Progress) -> None:
         """Take all steps that are left, or those that the time allows."""
         run, o = self.run, self.options
@@ -225,7 +220,7 @@ class Trainer(ABC):
 
     def save(self) -> None:
         """Write the state to the folder."""
-        save_run(self.run, self.folder, self.key, self._age)
+        save_run(self.run, self.folder, self.key)
 
     def _report(self, total: int, limit: float) -> tuple[str, float, dict[str, float]]:
         share = max(self.run.step / total, self.run.seconds / limit)

@@ -35,7 +35,7 @@ from canon.scenes.human import HumanScene, HumanSceneConfig, nearest_capsule
 from canon.skeletons import Motion
 
 CPU = torch.device("cpu")
-STEPS = {"scene_steps": 20, "human_steps": 12, "joint_steps": 4}
+STEPS = {"scene_steps": 60, "human_steps": 12, "joint_steps": 4}
 
 
 def person(**overrides: Any) -> HumanScene:
