@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
-from torch import Tensor
 
 from canon.pose_landmarks import NAMES, Landmarks, landmarks
 from canon.pose_refining import PARENTS, Pose, Shape, first_pose, unit
+from canon.pose_tracking import ARMS_DOWN, STRADDLE, Sight, standing
 from canon.skeletons import Skeleton, axis_rotation
 
 _YAWS = 36
 """Headings that are tried in every frame."""
 _TRUST = {"knee": 0.3, "ankle": 0.2, "foot": 0.1, "elbow": 0.1, "wrist": 0.03, "hand": 0.0}
 """Of a person who stands still, how much joints tell of where and which way."""
-_ARMS_DOWN = 1.15
-"""Radians that arms hang down from a T."""
-_STIFF = {"spine1": 0.25, "spine2": 0.25, "spine3": 0.25, "collar": 0.2, "neck": 0.35, "head": 0.35, "ankle": 0.35,
-          "foot": 0.1, "wrist": 0.2, "hip": 0.8, "shoulder": 1.2, "elbow": 1.0, "knee": 1.0}  # fmt: skip
-"""Radians that joints turn from where they rest, typically."""
-_STRADDLE = 0.15
-"""How far thighs go sideways, typically, as the sine of an angle."""
-_TURN = 0.2
-"""Radians of yaw from frame to frame that cost as much as landmarks that miss by a standard deviation."""
 
 
-def standing() -> np.ndarray:
-    """Rotations of a person who stands with hanging arms, float64 [24, 3, 3]."""
-    found = np.tile(np.eye(3), (len(NAMES), 1, 1))
-    for side, sign in (("left", -1), ("right", 1)):
-        found[NAMES.index(f"{side}_shoulder")] = axis_rotation(2, np.array(sign * _ARMS_DOWN))
-    return found
-
-
-def first_guess(rays: np.ndarray, weight: np.ndarray, poses: np.ndarray, seen: Landmarks, shape: Shape) -> Pose:
+def first_guess(sight: Sight, seen: Landmarks, shape: Shape, pace: float) -> Pose:
     """A standing person at the place and in the heading that explain every frame best, without leaps between frames.
 
     Cameras are held upright on the whole: up in the world is what they see as up, on average.
 
     Args:
-        rays: float64 [T, L, 2], x/z and y/z in the camera's axes.
-        weight: float64 [T, L].
-        poses: float64 [T, 3, 4], from the world to the camera.
+        pace: radians of yaw from frame to frame that cost as much as landmarks that miss by a standard deviation.
     """
+    rays, weight, poses = sight.rays, sight.weight, sight.poses
     up = -poses[:, 1, :3].mean(axis=0)
     up /= np.linalg.norm(up)
     side = np.cross(up, poses[:, 2, :3].mean(axis=0))
@@ -57,7 +41,7 @@ def first_guess(rays: np.ndarray, weight: np.ndarray, poses: np.ndarray, seen: L
     place = np.empty((len(rays), _YAWS, 3))
     for y, turn in enumerate(yaws):
         cost[:, y], place[:, y] = _stood(rays, weight * trust, poses, local @ turn.T)
-    best = _path(cost / (0.05 * float(np.linalg.norm(shape.offsets, axis=1).sum()) / 4) ** 2)
+    best = _path(cost / (0.05 * float(np.linalg.norm(shape.offsets, axis=1).sum()) / 4) ** 2, pace)
     rotations = np.tile(standing(), (len(rays), 1, 1, 1))
     rotations[:, 0] = yaws[best]
     return Pose(rotations, place[np.arange(len(rays)), best])
@@ -77,11 +61,11 @@ def _stood(rays: np.ndarray, weight: np.ndarray, poses: np.ndarray, local: np.nd
     return np.where(behind, 1e3, miss / share), found
 
 
-def _path(cost: np.ndarray) -> np.ndarray:
+def _path(cost: np.ndarray, pace: float) -> np.ndarray:
     """The cheapest way [T] through costs [T, Y] of headings that go round (Viterbi)."""
     step = np.arange(_YAWS)
     apart = np.abs((step[:, None] - step + _YAWS // 2) % _YAWS - _YAWS // 2) * 2 * np.pi / _YAWS
-    move = (apart / _TURN) ** 2
+    move = (apart / pace) ** 2
     total, back = cost[0], []
     for own in cost[1:]:
         ways = total[:, None] + move
@@ -93,52 +77,38 @@ def _path(cost: np.ndarray) -> np.ndarray:
     return np.array(found[::-1])
 
 
-def unnatural(rotations: Tensor) -> Tensor:
-    """How far poses [T, 24, 3, 3] are from what people do, in squared standard deviations, summed over all.
-
-    Joints stay near to where they rest; knees bend back and not sideways, elbows not over their straightness.
-    """
-    rest = torch.from_numpy(standing()).to(rotations)
-    stiff = torch.tensor([_STIFF.get(name, _STIFF.get(name.rpartition("_")[2], 0.0)) for name in NAMES]).to(rotations)
-    held = torch.where(stiff > 0, 1 / stiff.clamp_min(1e-3).square(), 0.0)
-    # The squared difference of two rotations is 4 (1 - cos), about twice the squared angle.
-    total = (held * (rotations - rest).square().sum((-1, -2)) / 2).sum()
-    for side, sign in (("left", 1.0), ("right", -1.0)):
-        thigh = -rotations[:, NAMES.index(f"{side}_hip"), :, 1]
-        shin = -rotations[:, NAMES.index(f"{side}_knee"), :, 1]
-        arm = sign * rotations[:, NAMES.index(f"{side}_elbow"), :, 0]
-        total = total + (shin[:, 2].clamp_min(0) / 0.05).square().sum() + (shin[:, 0] / 0.1).square().sum()
-        total = total + (thigh[:, 0] / _STRADDLE).square().sum()
-        total = total + ((-arm[:, 2]).clamp_min(0) / 0.1).square().sum()
-    return total
-
-
 _LIMBS = (("collar", "shoulder", "elbow", "wrist", "hand"), ("pelvis", "hip", "knee", "ankle", "foot"))
+_SOFT = (0.5, 1.5, 5.0)
+"""Times the usual acceleration that limbs are searched with: mirrored bones leap where they pass from side to side."""
 _COMBINATIONS = np.array([(a, b) for a in (False, True) for b in (False, True)])
 
 
-def unflipped(pose: Pose, shape: Shape, eyes: np.ndarray, fps: float, pace: float) -> Pose:
-    """Limbs bent towards the camera in the place of away from it, and the other way round, where that is likelier.
+def unflipped(pose: Pose, shape: Shape, eyes: np.ndarray, pace: float) -> Iterator[Pose]:
+    """Poses of which one limb is bent towards the camera in the place of away from it, or the other way round.
 
     One picture shows both alike. Of every limb the four ways are weighed in all frames together, by how naturally they
-    bend and how smoothly they move (a Viterbi search over pairs of frames).
+    bend and how smoothly they move (a Viterbi search over pairs of frames); what differs from the pose is given.
 
     Args:
         eyes: float64 [T, 3], where the camera is.
-        pace: acceleration in metres per second squared that is typical.
+        pace: typical acceleration of joints, in metres per squared frame.
     """
     skeleton = Skeleton(NAMES, PARENTS, shape.offsets.astype(np.float32))
     posed = skeleton.transforms(torch.from_numpy(pose.rotations), torch.from_numpy(pose.root)).numpy()
-    places, turns = posed[..., :3, 3].copy(), posed[..., :3, :3]
-    for limb in _LIMBS:
-        for side in ("left", "right"):
-            above, *chain = (NAMES.index(name if name in NAMES else f"{side}_{name}") for name in limb)
-            ways = _ways(places[:, chain], eyes)
-            local = np.einsum("tji,tckj->tcki", turns[:, above], ways[:, :, 1:] - ways[:, :, :1])
-            cost = _strain(local, limb[1] == "hip", 1.0 if side == "left" else -1.0)
-            best = _smoothest(cost, ways[:, :, 1:3], pace / fps**2)
-            places[:, chain] = ways[np.arange(len(best)), best]
-    return _through(places, pose, shape)
+    places, turns = posed[..., :3, 3], posed[..., :3, :3]
+    for limb, side in ((limb, side) for limb in _LIMBS for side in ("left", "right")):
+        above, *chain = (NAMES.index(name if name in NAMES else f"{side}_{name}") for name in limb)
+        ways = _ways(places[:, chain], eyes)
+        local = np.einsum("tji,tckj->tcki", turns[:, above], ways[:, :, 1:] - ways[:, :, :1])
+        cost = _strain(local, limb[1] == "hip", 1.0 if side == "left" else -1.0)
+        known: list[np.ndarray] = [np.zeros(len(places), np.int64)]
+        for soft in _SOFT:
+            best = _smoothest(cost, ways[:, :, 1:3], soft * pace)
+            if not any(np.array_equal(best, one) for one in known):
+                known.append(best)
+                other = places.copy()
+                other[:, chain] = ways[np.arange(len(best)), best]
+                yield _through(other, pose, shape)
 
 
 def _ways(chain: np.ndarray, eyes: np.ndarray) -> np.ndarray:
@@ -159,7 +129,7 @@ def _strain(local: np.ndarray, leg: bool, sign: float) -> np.ndarray:
     upper = unit(local[:, :, 0])
     lower = unit(local[:, :, 1] - local[:, :, 0])
     down = np.array([0.0, -1.0, 0.0])
-    rest = down if leg else np.array([sign * np.cos(_ARMS_DOWN), -np.sin(_ARMS_DOWN), 0.0])
+    rest = down if leg else np.array([sign * np.cos(ARMS_DOWN), -np.sin(ARMS_DOWN), 0.0])
     swing = np.arccos(np.clip((upper * rest).sum(-1), -1, 1))
     bent = lower - (lower * upper).sum(-1, keepdims=True) * upper
     front = np.array([0.0, 0.0, 1.0])
@@ -168,7 +138,7 @@ def _strain(local: np.ndarray, leg: bool, sign: float) -> np.ndarray:
         wrong = np.linalg.norm(bent, axis=-1) - (bent * forward).sum(-1)
         behind = np.maximum(-upper[..., 2] - 0.35, 0)
         return np.asarray(
-            (swing / 0.9) ** 2 + (upper[..., 0] / _STRADDLE) ** 2 + (wrong / 0.15) ** 2 + (behind / 0.15) ** 2
+            (swing / 0.9) ** 2 + (upper[..., 0] / STRADDLE) ** 2 + (wrong / 0.15) ** 2 + (behind / 0.15) ** 2
         )
     # An elbow may bend to any side as the arm turns about itself, but hardly backwards; arms hardly reach behind.
     wrong = np.maximum(-(bent * forward).sum(-1), 0)

@@ -7,7 +7,6 @@ the points or the cameras are in. Names are those of :mod:`canon.pose_landmarks`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from canon.cameras import Camera
 from canon.errors import InputError
 from canon.pose_landmarks import NAMES, Landmarks, landmarks
 from canon.pose_refining import PARENTS, Pose, Shape, Weights, first_pose, first_shape, refine
+from canon.runtime import single_threaded_operations
 from canon.skeletons import Motion, Skeleton
 
 _SEEN = 0.1
@@ -29,10 +29,18 @@ _OUTLIER = 5.0
 _FILLED = 0.01
 """Weight of a point that was only interpolated over time."""
 
+_PACE = 20.0
+"""Metres per second squared at which joints of a person of 1.7 m are accelerated, typically."""
+_TURNS = (0.15, 0.5, 2.0)
+"""How fast people may turn around, in radians a frame: what a fit begins with is guessed for each, the best is kept."""
+_TRIES = 4
+"""Times that limbs are looked at for whether they are seen from the other side."""
+
 View = Camera | Sequence[Camera]
 """A camera that stands still, or one for every frame."""
 
 
+@single_threaded_operations()
 def solve_joints(joints: np.ndarray, names: Sequence[str], fps: float = 30.0) -> Motion:
     """The motion of the 24-joint skeleton behind points in space.
 
@@ -106,6 +114,7 @@ def triangulate(keypoints: np.ndarray, cameras: Sequence[View]) -> np.ndarray:
     return np.where(behind[..., None], np.nan, found + step)
 
 
+@single_threaded_operations()
 def solve_keypoints(
     keypoints: np.ndarray, cameras: Sequence[View], names: Sequence[str], height: float = 1.7, fps: float = 30.0
 ) -> Motion:
@@ -139,29 +148,35 @@ def solve_keypoints(
 
 
 def _one_view(values: np.ndarray, cameras: Sequence[View], marks: Landmarks, height: float, fps: float) -> Motion:
-    from canon.pose_guessing import first_guess, unflipped, unnatural
+    from canon.pose_guessing import first_guess, unflipped
+    from canon.pose_tracking import Sight, missed, track
 
     rays, poses, _, weight = (part[0] for part in _sight(values, cameras))
     scale = height / 1.7
+    sight = Sight(rays, weight, poses)
     shape = Shape(capsule_body(height).skeleton.offsets.astype(np.float64), marks.offset * scale)
-    pose = first_guess(rays, weight, poses, marks, shape)
-    eyes = -np.einsum("tji,tj->ti", poses[..., :3], poses[..., 3])
-    away = np.linalg.norm(pose.root - eyes, axis=-1)
-    target, share, turn, shift = (torch.from_numpy(np.ascontiguousarray(part)) for part in (
-        rays, weight, poses[..., :3], poses[..., 3]))  # fmt: skip
-    far = torch.from_numpy(away)[:, None, None]
+    pace = _PACE * scale / fps**2
 
-    def miss(found: Tensor, rotations: Tensor, noise: float) -> Tensor:
-        local = found @ turn.transpose(1, 2) + shift[:, None]
-        ahead = local[..., 2:].clamp_min(0.05 * height)
-        error = (local[..., :2] / ahead - target) * far / (scale * noise)
-        return (share * _huber(error.square().sum(-1))).sum() + unnatural(rotations)
+    def fitted(pose: Pose, noise: float, own: float, steps: int = 30) -> tuple[Pose, float]:
+        return track(pose, shape, marks, sight, noise * scale, own, steps)
 
-    weights = Weights(2.0, 20.0 * scale, 0.02, 0.02 * scale)
-    for noise, steps in ((0.05, 30), (0.03, 30), (0.02, 40), (0.01, 60), (0.005, 80)):
-        pose, shape = refine(pose, shape, marks, partial(miss, noise=noise), fps, weights, steps)
-        if noise > 0.01:
-            pose = unflipped(pose, shape, eyes, fps, weights.pace)
+    found = []
+    for turn in _TURNS:
+        pose = first_guess(sight, marks, shape, turn)
+        for noise in (0.1, 0.05, 0.03):
+            pose, cost = fitted(pose, noise, pace, 12)
+        found.append((cost, pose))
+    cost, pose = min(found, key=lambda one: one[0])
+    for noise, own in ((0.03, pace), (0.01, pace), (0.0, 2 * pace), (0.0, 2 * pace)):
+        if not noise:  # what is seen well counts more, and may move as fast as it does
+            noise = float(np.clip(1.5 * missed(pose, shape, marks, sight) / scale, 0.002, 0.02))
+        pose, cost = fitted(pose, noise, own)
+        for _ in range(_TRIES):
+            tries = [fitted(other, noise, own, 12) for other in unflipped(pose, shape, sight.eyes, own)]
+            better = min(tries, key=lambda one: one[1], default=(pose, cost))
+            if better[1] > 0.99 * cost:
+                break
+            pose, cost = better
     return _motion(pose, shape, fps)
 
 

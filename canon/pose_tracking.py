@@ -1,7 +1,7 @@
 """Poses of all frames at once from one camera: Gauss-Newton steps on pixels, smoothness, and how people bend.
 
 What one camera sees leaves depth nearly free, which slow descent does not find. Here the normal equations are solved
-whole: unknowns of a frame meet those of the two frames before and after it alone, so that their matrix is a band.
+whole: unknowns of a frame meet those of the two frames before and after it alone, so that a clip costs as it is long.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import LinAlgError, solveh_banded
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from canon.pose_landmarks import NAMES, Landmarks
 from canon.pose_refining import PARENTS, Pose, Shape
@@ -23,7 +23,7 @@ _AXES = 0.05
 """Metres from the joints at which points move smoothly too, so that twists do."""
 _OUTLIER = 5.0
 """Standard deviations from where on errors count linearly (Huber)."""
-_ARMS_DOWN = 1.15
+ARMS_DOWN = 1.15
 """Radians that arms hang down from a T."""
 STRADDLE = 0.15
 """How far thighs go sideways, typically, as the sine of an angle."""
@@ -61,7 +61,7 @@ def standing() -> np.ndarray:
     """Rotations of a person who stands with hanging arms, float64 [24, 3, 3]."""
     found = np.tile(np.eye(3), (len(NAMES), 1, 1))
     for side, sign in (("left", -1), ("right", 1)):
-        found[NAMES.index(f"{side}_shoulder")] = axis_rotation(2, np.array(sign * _ARMS_DOWN))
+        found[NAMES.index(f"{side}_shoulder")] = axis_rotation(2, np.array(sign * ARMS_DOWN))
     return found
 
 
@@ -79,18 +79,17 @@ def track(
         The poses, and half the sum of all squares, each in its standard deviation.
     """
     damping = 1e-3
-    cost, normal, slope = _system(pose, shape, seen, sight, noise, pace)
+    cost, blocks, slope = _system(pose, shape, seen, sight, noise, pace)
     for _ in range(steps):
-        try:
-            step = solveh_banded(_damped(normal, damping), slope, lower=True, check_finite=False).reshape(-1, _WIDTH)
-        except LinAlgError:
+        step = _solved(blocks, slope, damping)
+        if step is None:
             damping *= 10
             continue
         tried = _moved(pose, step)
         better, *system = _system(tried, shape, seen, sight, noise, pace)
         if better < cost:
             gain = cost - better
-            pose, cost, (normal, slope), damping = tried, better, system, max(damping / 5, 1e-9)
+            pose, cost, (blocks, slope), damping = tried, better, system, max(damping / 5, 1e-9)
             if gain < 1e-4 * cost:
                 break
         elif (damping := damping * 10) > 1e6:
@@ -98,10 +97,15 @@ def track(
     return pose, cost
 
 
-def _damped(normal: np.ndarray, damping: float) -> np.ndarray:
-    found = normal.copy()
-    found[0] += damping * (found[0] + 1.0)
-    return found
+def missed(pose: Pose, shape: Shape, seen: Landmarks, sight: Sight) -> float:
+    """By how much landmarks typically miss what was seen, in metres at the distance of the person."""
+    skeleton = Skeleton(NAMES, PARENTS, shape.offsets.astype(np.float32))
+    posed = skeleton.transforms(torch.from_numpy(pose.rotations), torch.from_numpy(pose.root)).numpy()
+    marks = np.einsum("tlij,lj->tli", posed[..., :3, :3][:, seen.joint], shape.marks)
+    marks = marks + posed[..., :3, 3][:, seen.joint]
+    local = marks @ sight.poses[..., :3].swapaxes(1, 2) + sight.poses[:, None, :, 3]
+    off = np.linalg.norm(local[..., :2] / np.maximum(local[..., 2:], 0.1) - sight.rays, axis=-1)
+    return float(np.median((off * np.linalg.norm(pose.root - sight.eyes, axis=-1)[:, None])[sight.weight > 0]))
 
 
 def _moved(pose: Pose, step: np.ndarray) -> Pose:
@@ -112,7 +116,7 @@ def _moved(pose: Pose, step: np.ndarray) -> Pose:
 def _system(
     pose: Pose, shape: Shape, seen: Landmarks, sight: Sight, noise: float, pace: float
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Cost, the band of the normal matrix, and the right side [T * 75]."""
+    """Cost, the normal matrix of frames with themselves and the next two [3, T, 75, 75], and the right side [T, 75]."""
     skeleton = Skeleton(NAMES, PARENTS, shape.offsets.astype(np.float32))
     posed = skeleton.transforms(torch.from_numpy(pose.rotations), torch.from_numpy(pose.root)).numpy()
     turns, places = posed[..., :3, :3], posed[..., :3, 3]
@@ -121,12 +125,14 @@ def _system(
     slope = np.zeros((count, _WIDTH))
     marks = np.einsum("tlij,lj->tli", turns[:, seen.joint], shape.marks) + places[:, seen.joint]
     cost = 0.0
-    for error, jacobian in (_pixels(marks, turns, places, seen, sight, noise), _habits(pose.rotations)):
-        cost += float((error**2).sum()) / 2
-        blocks[0] += jacobian.swapaxes(1, 2) @ jacobian
-        slope -= (jacobian.swapaxes(1, 2) @ error[..., None])[..., 0]
+    for own, error, jacobian in (_pixels(marks, turns, places, seen, sight, noise), _habits(pose.rotations)):
+        cost += own
+        blocks[0] += _squared(jacobian, jacobian)
+        slope -= np.einsum("tnw,tn->tw", jacobian, error)
     if count > 2:
-        far = np.concatenate([places[:, :, None], places[:, :, None] + _AXES * turns.swapaxes(-1, -2)[:, :, :2]], axis=2)
+        far = np.concatenate(
+            [places[:, :, None], places[:, :, None] + _AXES * turns.swapaxes(-1, -2)[:, :, :2]], axis=2
+        )
         points = far.reshape(count, -1, 3) / pace
         owners = np.repeat(np.arange(len(NAMES)), 3)
         jacobian = _levers(points * pace, owners, turns, places).reshape(count, -1, _WIDTH) / pace
@@ -136,13 +142,13 @@ def _system(
         share = (1.0, -2.0, 1.0)
         for a in range(3):
             first = jacobian[a : count - 2 + a]
-            slope[a : count - 2 + a] -= share[a] * (first.swapaxes(1, 2) @ bend[..., None])[..., 0]
+            slope[a : count - 2 + a] -= share[a] * np.einsum("tnw,tn->tw", first, bend)
         for apart in range(3):
-            both = jacobian[: count - apart].swapaxes(1, 2) @ jacobian[apart:]
+            both = _squared(jacobian[: count - apart], jacobian[apart:])
             for a in range(3 - apart):
                 part = slice(a, count - 2 + a)
                 blocks[apart, part] += share[a] * share[a + apart] * both[part]
-    return cost, _band(blocks), slope.ravel()
+    return cost, blocks, slope
 
 
 def _levers(points: np.ndarray, owners: np.ndarray, turns: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -153,15 +159,15 @@ def _levers(points: np.ndarray, owners: np.ndarray, turns: np.ndarray, places: n
         own = np.flatnonzero(_UNDER[joint, owners])
         away = points[:, own] - places[:, joint, None]
         # A turn w about the joint moves a point by (G w) x away.
-        for axis in range(3):
-            found[:, own, :, 3 + 3 * joint + axis] = np.cross(turns[:, joint, None, :, axis], away)
+        axes = turns[:, joint, None].swapaxes(-1, -2)  # [T, 1, 3 axes, 3]
+        found[:, own, :, 3 + 3 * joint : 6 + 3 * joint] = np.cross(axes, away[:, :, None]).swapaxes(-1, -2)
     return found
 
 
 def _pixels(
     marks: np.ndarray, turns: np.ndarray, places: np.ndarray, seen: Landmarks, sight: Sight, noise: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """By how much landmarks miss their rays, [T, 2 L], and how that changes, [T, 2 L, 75]."""
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Cost of how landmarks miss their rays, by how much they do, [T, 2 L], and how that changes, [T, 2 L, 75]."""
     turn, shift = sight.poses[..., :3], sight.poses[..., 3]
     local = marks @ turn.swapaxes(1, 2) + shift[:, None]
     ahead = np.maximum(local[..., 2:], 0.1)
@@ -169,17 +175,17 @@ def _pixels(
     away = np.linalg.norm(places[:, 0] - sight.eyes, axis=-1)[:, None, None] / noise
     error = off * away
     size = np.linalg.norm(error, axis=-1, keepdims=True)
-    # Weights that make squares grow linearly far out, as the root of Huber's.
-    huber = np.where(size > _OUTLIER, np.sqrt(np.maximum(2 * _OUTLIER * size - _OUTLIER**2, 0)) / np.maximum(size, 1), 1.0)
-    scale = np.sqrt(sight.weight)[..., None] * huber
+    huber = np.where(size > _OUTLIER, 2 * _OUTLIER * size - _OUTLIER**2, size**2)
+    cost = float((sight.weight * huber[..., 0]).sum()) / 2
+    scale = np.sqrt(sight.weight[..., None] * _OUTLIER / np.maximum(size, _OUTLIER))
     slope = (turn[:, None, :2] - (local[..., :2] / ahead)[..., None] * turn[:, None, 2:]) / ahead[..., None]
     jacobian = slope @ _levers(marks, seen.joint, turns, places) * (away * scale)[..., None]
     count = len(marks)
-    return (error * scale).reshape(count, -1), jacobian.reshape(count, -1, _WIDTH)
+    return cost, (error * scale).reshape(count, -1), jacobian.reshape(count, -1, _WIDTH)
 
 
-def _habits(rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far poses are from what people do, [T, N], and how that changes, [T, N, 75].
+def _habits(rotations: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Cost of how far poses are from what people do, how far they are, [T, N], and how that changes, [T, N, 75].
 
     Joints stay near to where they rest; knees bend back and not sideways, elbows not over their straightness.
     """
@@ -216,18 +222,51 @@ def _habits(rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             live = (error > 0) if one_sided else np.ones(count, bool)
             slope = along * change[:, joint, :, row, axis] / scale
             add((error * live)[:, None], joint, (slope * live[:, None])[:, None])
-    return np.concatenate(errors, axis=1), np.concatenate(slopes, axis=1)
+    error = np.concatenate(errors, axis=1)
+    return float((error**2).sum()) / 2, error, np.concatenate(slopes, axis=1)
 
 
-def _band(blocks: np.ndarray) -> np.ndarray:
-    """The lower band of a symmetric matrix, as `scipy.linalg.solveh_banded` takes it, of blocks [3, T, 75, 75]."""
-    count = blocks.shape[1]
-    found = np.zeros((3 * _WIDTH, count * _WIDTH))
-    row, column = np.mgrid[:_WIDTH, :_WIDTH]
-    for apart in range(min(3, count)):
-        under = row + apart * _WIDTH - column
-        kept = under >= 0
-        for t in range(count - apart):
-            # blocks couple a frame (first index) with a later one (second), and the band holds the later one's rows.
-            found[under[kept], t * _WIDTH + column[kept]] = blocks[apart, t].T[kept]
-    return found
+def _squared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of matrices [T, N, 75] the first ones' transposes times the second ones, [T, 75, 75]."""
+    # By torch, whose threads the caller holds back; those of numpy's BLAS cost ten times more on a busy machine.
+    return (torch.from_numpy(first).transpose(1, 2) @ torch.from_numpy(second)).numpy()
+
+
+def _solved(blocks: np.ndarray, slope: np.ndarray, damping: float) -> np.ndarray | None:
+    """Unknowns [T, 75] of a symmetric matrix in blocks [3, T, 75, 75], by Cholesky; None if it is not definite."""
+    own, after, beyond = (torch.from_numpy(part.copy()) for part in blocks)
+    diagonal = own.diagonal(dim1=1, dim2=2)
+    diagonal += damping * (diagonal + 1)
+    count = len(own)
+    # Column by column: what is left of a frame's block, its factor, and what that says to the next two frames.
+    factors: list[Tensor] = []
+    nexts: list[Tensor] = []
+    seconds: list[Tensor] = []
+    found: list[Tensor] = []
+    for t in range(count):
+        block, value = own[t], torch.from_numpy(slope[t]).clone()
+        link = after[t].T
+        if t > 0:
+            block = block - nexts[t - 1] @ nexts[t - 1].T
+            link = link - seconds[t - 1] @ nexts[t - 1].T
+            value = value - nexts[t - 1] @ found[t - 1]
+        if t > 1:
+            block = block - seconds[t - 2] @ seconds[t - 2].T
+            value = value - seconds[t - 2] @ found[t - 2]
+        factor, failed = torch.linalg.cholesky_ex(block)
+        if failed:
+            return None
+        both = torch.cat([link.T, beyond[t], value[:, None]], dim=1)
+        both = torch.linalg.solve_triangular(factor, both, upper=False)
+        factors.append(factor)
+        nexts.append(both[:, :_WIDTH].T)
+        seconds.append(both[:, _WIDTH:-1].T)
+        found.append(both[:, -1])
+    for t in reversed(range(count)):
+        value = found[t]
+        if t + 1 < count:
+            value = value - nexts[t].T @ found[t + 1]
+        if t + 2 < count:
+            value = value - seconds[t].T @ found[t + 2]
+        found[t] = torch.linalg.solve_triangular(factors[t].T, value[:, None], upper=True)[:, 0]
+    return torch.stack(found).numpy()

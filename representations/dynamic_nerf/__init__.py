@@ -52,6 +52,8 @@ class DynamicNerfConfig:
     """Correct the given poses where the frames say so."""
     non_rigid: bool = True
     """Let clothes and flesh move beside the bones, as the pose asks."""
+    background: str = "hashgrid"
+    """What the background is: hashgrid, or nerfacto (nerfstudio's field, where nerfstudio is installed)."""
     view_dependent: bool = False
     """Let the background's colour depend on where it is seen from."""
     scene_steps: int = 0
@@ -64,7 +66,7 @@ class DynamicNerfConfig:
     """What computes hash grids: auto, torch, triton or tiny-cuda-nn."""
 
     def __post_init__(self) -> None:
-        from canon.representations.dynamic_nerf.sizes import SIZES
+        from canon.representations.dynamic_nerf.sizes import BACKGROUNDS, SIZES
         from canon.representations.fields.hashgrid import BACKENDS
 
         self.body = str(self.body)
@@ -73,6 +75,7 @@ class DynamicNerfConfig:
             ("preset", self.preset, tuple(SIZES)),
             ("solver", self.solver, ("default",)),
             ("backend", self.backend, BACKENDS),
+            ("background", self.background, BACKGROUNDS),
         )
         for name, value, known in allowed:
             if value not in known:
@@ -218,10 +221,11 @@ def make_world(
 ) -> World:
     """Networks that know nothing yet."""
     from canon.representations.dynamic_nerf.deformation import Deformation
-    from canon.representations.dynamic_nerf.fields import HumanField, SceneField
+    from canon.representations.dynamic_nerf.fields import HumanField
+    from canon.representations.dynamic_nerf.model import make_background
     from canon.representations.dynamic_nerf.world import World
 
-    background = SceneField(sizes, frame, config.backend, seed, config.view_dependent)
+    background = make_background(sizes, frame, config.background, config.backend, seed, config.view_dependent)
     if body is None or motion is None:
         return World(sizes, background, None, None)
     deformation = Deformation(body, motion, sizes.width, seed + 5, non_rigid=config.non_rigid)

@@ -13,8 +13,17 @@ import torch
 from canon.cameras import Camera
 from canon.coordinates import grid_size, pixel_grid
 from canon.fits import FitLayer
-from canon.representations.dynamic_nerf.buffers import Pose, background_depth, background_distance, frame_rays, opacity
+from canon.representations.dynamic_nerf.buffers import (
+    Pose,
+    background_depth,
+    background_distance,
+    calm_distance,
+    fewer,
+    frame_rays,
+    opacity,
+)
 from canon.representations.dynamic_nerf.model import Model
+from canon.representations.dynamic_nerf.observations import same_cameras
 from canon.representations.dynamic_nerf.panorama import Panorama
 from canon.representations.dynamic_nerf.rasterise import interpolate
 from canon.representations.dynamic_nerf.rays import Rays
@@ -22,9 +31,12 @@ from canon.representations.dynamic_nerf.skinning import distance, look, surface
 from canon.representations.dynamic_nerf.surface import Mesh, unwrap
 from canon.sampling import fill_from_nearest, remap_points
 from canon.storage import fresh_array
+from canon.timing import spread
 
 LIGHT_STRIDE = 64
 TEXELS_PER_PIXEL = 1.25
+_SKIN_TEXELS = 2.0
+"""The same of the atlas, whose texels are seen from the side more often than not."""
 _FAINT, _SOLID = 0.1, 0.9
 """Opacities of the person that count as none and as all."""
 _OUTLIER = 0.08
@@ -33,6 +45,10 @@ _NEARER = 0.03
 """Metres by which the surface may seem to hide itself."""
 _AGREES = 0.05
 """Share of its distance by which a place of the background may be off in a frame that shows it."""
+_LEAST_CELLS = 128
+"""Of marching cubes along the body, for frames however small."""
+_MOST_FRAMES = 60
+"""Frames, spread over the clip, that canvases are made from."""
 _PROBED = 8
 """Pixels between the rays that say how large the panorama must be."""
 
@@ -53,10 +69,12 @@ class Baked:
         human, background: float32 [T, H, W, 2], places on the canvases.
         opacity: uint8 [T, H, W], of the person.
         depth: float32 [T, H, W], how far the background is.
+        same: number of the first frame with the same camera, for each frame.
     """
 
     background: np.ndarray
     depth: np.ndarray
+    same: list[int]
     human: np.ndarray | None = None
     opacity: np.ndarray | None = None
 
@@ -65,13 +83,16 @@ def find_canvases(model: Model, shots: Sequence[Shot]) -> None:
     """Give a model its texture atlas and its panorama, as fine as the frames are."""
     cameras = [shot.camera for shot in shots]
     if model.world.human is not None and model.world.deformation is not None:
-        mesh = surface(model.world.human, model.world.deformation, model.world.sizes.cells)
         away = [
             np.linalg.norm(shot.camera.position - shot.pose.root.cpu().numpy()) / shot.camera.intrinsics[0, 0]
             for shot in shots
             if shot.pose is not None
         ]
-        model.atlas = unwrap(mesh, _side(mesh, float(np.median(away)) / TEXELS_PER_PIXEL, model.world.sizes.texels))
+        pixel, sizes = float(np.median(away)), model.world.sizes
+        side = float((model.world.deformation.high - model.world.deformation.low).amax())
+        cells = int(np.clip(side / pixel, _LEAST_CELLS, sizes.cells))  # finer than the frames there is only noise
+        mesh = surface(model.world.human, model.world.deformation, cells)
+        model.atlas = unwrap(mesh, _side(mesh, pixel / _SKIN_TEXELS, sizes.texels))
     places = []
     for camera in cameras[:: max(len(cameras) // 12, 1)]:
         rays = frame_rays(camera, model.device)
@@ -87,10 +108,10 @@ def find_canvases(model: Model, shots: Sequence[Shot]) -> None:
 
 
 def _side(mesh: Mesh, texel: float, most: int) -> int:
-    """Texels along an atlas whose texels are so many metres large; charts fill about half of it."""
+    """Texels along an atlas whose texels are so many metres large; charts fill about a third of it."""
     corners = mesh.vertices[mesh.faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
-    return int(np.clip(64 * np.ceil(np.sqrt(area / 0.5) / texel / 64), 192, most))
+    return int(np.clip(64 * np.ceil(np.sqrt(area / 0.35) / texel / 64), 192, most))
 
 
 def bake(model: Model, shots: Sequence[Shot], folder: Path, report: Callable[[float], None]) -> Baked:
@@ -100,24 +121,23 @@ def bake(model: Model, shots: Sequence[Shot], folder: Path, report: Callable[[fl
     baked = Baked(
         fresh_array(folder / "background.npy", (count, *size, 2), np.float32),
         fresh_array(folder / "depth.npy", (count, *size), np.float32),
+        same_cameras([shot.camera for shot in shots]),
     )
     if model.atlas is not None:
         baked.human = fresh_array(folder / "human.npy", (count, *size, 2), np.float32)
         baked.opacity = np.zeros((count, *size), np.uint8)
-    done: dict[bytes, int] = {}
     for t, shot in enumerate(shots):
         camera = shot.camera
-        key = b"".join(part.tobytes() for part in (camera.rotation, camera.translation, camera.intrinsics))
-        if key in done:  # a camera that stands still sees the same background
-            baked.depth[t], baked.background[t] = baked.depth[done[key]], baked.background[done[key]]
+        first = baked.same[t]
+        if first < t:  # a camera that stands still sees the same background
+            baked.depth[t], baked.background[t] = baked.depth[first], baked.background[first]
         else:
-            done[key] = t
             baked.depth[t] = background_distance(model.world, camera, model.device)
             ways = camera.directions(pixel_grid(size).numpy())
             baked.background[t] = model.panorama.coordinates(camera.position + ways * baked.depth[t][..., None])
         if baked.human is not None and baked.opacity is not None and model.atlas is not None:
             if shot.pose is not None:
-                seen = opacity(model.world, camera, shot.pose, model.device)
+                seen = opacity(model.world, camera, shot.pose, baked.depth[t], model.device)
                 share = np.clip((seen - _FAINT) / (_SOLID - _FAINT), 0, 1)
                 baked.opacity[t] = (share * 255 + 0.5).astype(np.uint8)
                 baked.human[t] = look(model.atlas, model.vertices(shot.pose), camera).uv
@@ -154,14 +174,15 @@ def paint_canvases(
         frames: uint8 [T, H, W, 3].
     """
     found = {}
+    some = spread(len(shots), _MOST_FRAMES)
     if model.atlas is not None and baked.opacity is not None:
         charts = model.charts()
         inside = charts.face >= 0
         rest = interpolate(charts, model.atlas.mesh.faces, model.atlas.mesh.vertices)[inside]
         known = _field_colour(model, rest)
-        colour, seen = _mean(lambda: _of_surface(model, shots, frames, baked), known)
+        colour, seen = _mean(lambda: _of_surface(model, shots, frames, baked, some), known)
         found["human"] = _canvas(colour, seen, inside)
-    found["background"] = _background_canvas(model, shots, frames, baked)
+    found["background"] = _background_canvas(model, shots, frames, baked, some)
     return found
 
 
@@ -178,13 +199,14 @@ def _field_colour(model: Model, rest: np.ndarray) -> np.ndarray:
 
 
 def _of_surface(
-    model: Model, shots: Sequence[Shot], frames: np.ndarray, baked: Baked
+    model: Model, shots: Sequence[Shot], frames: np.ndarray, baked: Baked, some: Sequence[int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Per frame: which texels it shows int64 [N], their colours [N, 3], and how well it shows them [N]."""
     assert model.atlas is not None and baked.opacity is not None
     charts, faces = model.charts(), model.atlas.mesh.faces
     inside = charts.face >= 0
-    for t, shot in enumerate(shots):
+    for t in some:
+        shot = shots[t]
         if shot.pose is None:
             continue
         posed = model.vertices(shot.pose)
@@ -211,34 +233,40 @@ def _of_surface(
 
 
 def _background_canvas(
-    model: Model, shots: Sequence[Shot], frames: np.ndarray, baked: Baked
+    model: Model, shots: Sequence[Shot], frames: np.ndarray, baked: Baked, some: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     panorama = model.panorama
     assert panorama is not None
-    directions = panorama.directions()
-    flat = torch.from_numpy(directions.reshape(-1, 3).astype(np.float32)).to(model.device)
+    size = fewer(panorama.size)
+    coarse = panorama.resized(size)
+    flat = torch.from_numpy(coarse.directions().reshape(-1, 3).astype(np.float32)).to(model.device)
     centre = torch.from_numpy(panorama.centre.astype(np.float32)).to(model.device).expand(len(flat), 3)
     far, colour = background_depth(model.world, Rays(centre, flat))
-    calm = cv2.medianBlur(far.reshape(panorama.size).cpu().numpy(), 5).reshape(-1, 1)
-    places = panorama.centre + directions.reshape(-1, 3) * calm.astype(np.float64)
+    distance = calm_distance(far.reshape(size).cpu().numpy(), panorama.size).reshape(-1, 1)
+    known = cv2.resize(colour.reshape(*size, 3).cpu().numpy(), panorama.size[::-1], interpolation=cv2.INTER_LINEAR)
+    places = panorama.centre + panorama.directions().reshape(-1, 3) * distance.astype(np.float64)
 
     def shows() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
-        for t, shot in enumerate(shots):
-            pixels, ahead = shot.camera.project(places)
-            size = shot.camera.size
-            within = (ahead > 0) & ((pixels >= 0) & (pixels <= [size[1] - 1, size[0] - 1])).all(axis=1)
-            chosen = np.flatnonzero(within)
+        before, chosen, pixels, length = -1, np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(0)
+        for t in some:
+            camera, size = shots[t].camera, shots[t].camera.size
+            if baked.same[t] != before:  # a camera that stands still sees the same places
+                before = baked.same[t]
+                pixels, ahead = camera.project(places)
+                within = (ahead > 0) & ((pixels >= 0) & (pixels <= [size[1] - 1, size[0] - 1])).all(axis=1)
+                chosen = np.flatnonzero(within)
+                pixels = pixels[chosen].astype(np.float32)
+                length = np.linalg.norm(places[chosen] - camera.position, axis=1)
             free = np.ones(size, np.float32)
             if baked.opacity is not None:
                 free = (cv2.dilate(np.asarray(baked.opacity[t]), kernel) == 0).astype(np.float32)
             packed = np.dstack([frames[t].astype(np.float32) / 255, free, baked.depth[t]])
-            values = remap_points(packed, pixels[chosen].astype(np.float32))
-            length = np.linalg.norm(places[chosen] - shot.camera.position, axis=1)
+            values = remap_points(packed, pixels)
             shown = (values[:, 3] > 0.99) & (np.abs(values[:, 4] / length - 1) < _AGREES)
             yield chosen[shown], values[shown, :3], np.ones(int(shown.sum()), np.float32)
 
-    found, seen = _mean(shows, colour.cpu().numpy())
+    found, seen = _mean(shows, known.reshape(-1, 3))
     return _canvas(found, seen, np.ones(panorama.size, bool))
 
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from canon.cameras import Camera
+from canon.coordinates import Size
 from canon.representations.dynamic_nerf.observations import chunks
 from canon.representations.dynamic_nerf.rays import Rays, RaySource, person_box
 from canon.representations.dynamic_nerf.volume import median_depth, merged_weights
 from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
 
-_HIDDEN, _SHOWN = 0.1, 0.4
-"""Shares of the light of a person that passes what is before them, at which they count as hidden, and as seen."""
+_SLACK = 0.08
+"""Share of the body's size by which the background may seem to lie before the person: feet stand on floors."""
 _MOST_RAYS = 60_000
 """Rays by which the background's distance is found in a picture."""
 
@@ -49,7 +50,7 @@ def see(world: World, camera: Camera, pose: Pose | None, device: torch.device, *
     for _, own in chunks(frame_rays(camera, device)):
         where = None if pose is None else posed(world, pose, len(own.origins))
         parts.append(world(own, where, background=background))
-    names = ("rgb", "human", "own", "depth", "rest")
+    names = ("rgb", "human", "depth", "rest")
     found = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     shaped = {name: value.reshape(*camera.size, *value.shape[1:]) for name, value in found.items()}
     return Seen(**shaped, loss=torch.zeros((), device=device))
@@ -62,38 +63,46 @@ def frame_rays(camera: Camera, device: torch.device) -> Rays:
 
 
 @torch.no_grad()
-def opacity(world: World, camera: Camera, pose: Pose, device: torch.device) -> np.ndarray:
+def opacity(world: World, camera: Camera, pose: Pose, behind: np.ndarray, device: torch.device) -> np.ndarray:
     """The person's opacity, float32 [H, W]; rays that miss them cost nothing.
 
-    It is their own where they are seen at all, so that mist of the background does not make them thin, and 0 where
-    something stands before them.
+    It is their own where the background is not nearer, so that mist before them does not make them thin.
+
+    Args:
+        behind: [H, W], how far the background is; see :func:`background_distance`.
     """
     found = np.zeros(camera.size, np.float32)
     assert world.deformation is not None
     box = person_box(world.deformation.body, posed(world, pose, 1).transforms[0], camera, REACH)
     if box is None:
         return found
+    slack = _SLACK * float((world.deformation.high - world.deformation.low).amax())
     pixels = torch.from_numpy(np.arange(found.size).reshape(camera.size)[box].ravel()).to(device)
+    limit = torch.from_numpy(np.ascontiguousarray(behind[box]).reshape(-1)).to(device) + slack
     for part, own in chunks(RaySource([camera], device)(torch.zeros_like(pixels), pixels)):
-        where = posed(world, pose, len(own.origins))
-        hit = world.hits(own, where)
-        if bool(hit.any()):
-            some = Rays(own.origins[hit], own.directions[hit])
-            seen = world(some, where.of(hit))
-            shown = (seen.human / seen.own.clamp_min(1e-3) - _HIDDEN) / (_SHOWN - _HIDDEN)
-            found.reshape(-1)[pixels[part][hit].cpu().numpy()] = (seen.own * shown.clamp(0, 1)).cpu().numpy()
+        seen = world(own, posed(world, pose, len(own.origins)), background=False)
+        shown = seen.depth < limit[part] * seen.human
+        found.reshape(-1)[pixels[part].cpu().numpy()] = (seen.human * shown).cpu().numpy()
     return found
 
 
 def background_distance(world: World, camera: Camera, device: torch.device) -> np.ndarray:
     """How far the background is in a picture, float32 [H, W]; large pictures are looked at with fewer rays."""
-    share = min(1.0, (_MOST_RAYS / (camera.size[0] * camera.size[1])) ** 0.5)
-    size = (max(round(camera.size[0] * share), 1), max(round(camera.size[1] * share), 1))
-    far, _ = background_depth(world, frame_rays(camera.resized(size), device))
-    small = far.reshape(size).cpu().numpy()
-    # Specks would jump from frame to frame.
-    calm = cv2.medianBlur(np.ascontiguousarray(small), 5)
-    return calm if size == camera.size else cv2.resize(calm, camera.size[::-1], interpolation=cv2.INTER_LINEAR)
+    small = camera.resized(fewer(camera.size))
+    far, _ = background_depth(world, frame_rays(small, device))
+    return calm_distance(far.reshape(small.size).cpu().numpy(), camera.size)
+
+
+def fewer(size: Size) -> Size:
+    """(height, width) of a picture of the same aspect with not too many rays."""
+    share = min(1.0, (_MOST_RAYS / (size[0] * size[1])) ** 0.5)
+    return max(round(size[0] * share), 1), max(round(size[1] * share), 1)
+
+
+def calm_distance(distance: np.ndarray, size: Size) -> np.ndarray:
+    """A distance [h, w] without specks, which would jump from frame to frame, at another size."""
+    calm = cv2.medianBlur(np.ascontiguousarray(distance), 5)
+    return calm if calm.shape == size else cv2.resize(calm, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -93,6 +93,23 @@ class Model:
         return self._charts
 
 
+def make_background(sizes: Sizes, frame: Frame, kind: str, backend: str, seed: int, view_dependent: bool) -> SceneField:
+    """A background that knows nothing yet.
+
+    Args:
+        kind: one of :data:`canon.representations.dynamic_nerf.sizes.BACKGROUNDS`.
+
+    Raises:
+        InputError: nerfstudio is not installed.
+    """
+    if kind == "nerfacto":
+        from canon.representations.dynamic_nerf.nerfstudio_fields import nerfacto_background
+
+        # It answers as a SceneField does.
+        return cast(SceneField, nerfacto_background(sizes, frame, seed))
+    return SceneField(sizes, frame, backend, seed, view_dependent)
+
+
 def pack(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What :func:`unpack` needs: plain primitives, and arrays by name."""
     world, arrays = model.world, {}
@@ -103,6 +120,7 @@ def pack(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         own = world.background.frame
         plain["frame"] = [*own.centre, own.scale]
         plain["view_dependent"] = world.background.view_dependent
+        plain["background"] = "hashgrid" if isinstance(world.background, SceneField) else "nerfacto"
     if world.deformation is not None:
         body = world.deformation.body
         plain["skeleton"] = {"names": list(body.skeleton.names), "parents": list(body.skeleton.parents)}
@@ -136,7 +154,8 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], device: t
     if "frame" in plain:
         *centre, scale = (float(value) for value in plain["frame"])
         frame = Frame((centre[0], centre[1], centre[2]), scale)
-        background = SceneField(sizes, frame, "auto", 0, bool(plain["view_dependent"]))
+        kind = str(plain.get("background", "hashgrid"))
+        background = make_background(sizes, frame, kind, "auto", 0, bool(plain["view_dependent"]))
     if "skeleton" in plain:
         names, parents = plain["skeleton"]["names"], plain["skeleton"]["parents"]
         skeleton = Skeleton(tuple(map(str, names)), tuple(map(int, parents)), arrays["body.offsets"])

@@ -44,7 +44,7 @@ class Observations:
         self.clip, self.device = clip, device
         self.count, self.size = len(clip), clip.size
         self.cameras, self.source = list(cameras), RaySource(cameras, device)
-        self.views = _distinct(cameras)
+        self.views = same_cameras(cameras)
         """Number of the first frame with the same camera, for each frame."""
         self.moments = torch.from_numpy(np.asarray(clip.moments)).to(device)
         self.masks = next(iter(clip.masks.values()), None)
@@ -101,7 +101,8 @@ def chunks(rays: Rays, size: int = _CHUNK) -> Iterator[tuple[slice, Rays]]:
         yield part, Rays(rays.origins[part], rays.directions[part])
 
 
-def _distinct(cameras: Sequence[Camera]) -> list[int]:
+def same_cameras(cameras: Sequence[Camera]) -> list[int]:
+    """The number of the first frame with the same camera, for each frame."""
     first: dict[tuple[object, ...], int] = {}
     found = []
     for t, camera in enumerate(cameras):

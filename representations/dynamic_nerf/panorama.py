@@ -62,6 +62,13 @@ class Panorama:
         height, width = (int(np.ceil((high - low)[axis] * density)) + 1 for axis in (1, 0))
         return cls(centre, axes, (float(low[0]), float(low[1])), density, (height, width))
 
+    def resized(self, size: Size) -> Panorama:
+        """The same directions in a picture of about the same aspect and another size (height, width)."""
+        scale = size[1] / self.size[1]
+        half = (1 / scale - 1) / 2 / self.density  # the middle of the first texel is not the picture's corner
+        start = self.start[0] + half, self.start[1] + half
+        return Panorama(self.centre, self.axes, start, self.density * scale, size)
+
     def coordinates(self, places: np.ndarray) -> np.ndarray:
         """Places [..., 3] of the world as texels (x, y), float32 [..., 2], brought into the picture."""
         angles = _angles((places - self.centre) @ self.axes.T)

@@ -17,8 +17,10 @@ from canon.representations.dynamic_nerf.rasterise import Raster, interpolate, ra
 from canon.representations.dynamic_nerf.surface import Mesh, TextureAtlas, extract
 from canon.sampling import fill_from_nearest
 
-LEVEL = 60.0
-"""Density per metre at which the person's surface is: half of the light is gone about a centimetre further."""
+LEVEL = 30.0
+"""Density per metre at which the person's surface is: half of the light is gone about two centimetres further."""
+_SMOOTH = 0.8
+"""Cells over which the surface is smoothed."""
 _STEPS = 5
 _LONGEST = 0.05
 """Metres that a vertex is moved in a step at most."""
@@ -37,9 +39,10 @@ def surface(human: HumanField, deformation: Deformation, cells: int) -> Mesh:
         every = [
             human.density(points, radii, points.new_full((len(points),), k, dtype=torch.long)) for k in range(states)
         ]
-        return torch.stack(every).amax(dim=0) * (radii < 2.0)
+        found = torch.stack(every).amax(dim=0) * (radii < 2.0)
+        return found / (found + LEVEL)  # so that averages are of what is inside and outside, not of how dense it is
 
-    return extract(density, deformation.low, deformation.high, cells, LEVEL)
+    return extract(density, deformation.low, deformation.high, cells, 0.5, smooth=_SMOOTH)
 
 
 def distance(body: BodyModel, points: Tensor) -> Tensor:

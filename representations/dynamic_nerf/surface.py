@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
@@ -93,6 +94,7 @@ def extract(
     cells: int,
     level: float,
     keep: float = 0.02,
+    smooth: float = 0.0,
 ) -> Mesh:
     """The closed surface around all places of a box where a density is above a level, by marching cubes.
 
@@ -104,11 +106,14 @@ def extract(
         low, high: [3], corners of the box; places are asked for on their device.
         cells: along its longest side; cells are cubes.
         keep: share of all faces that a piece must have.
+        smooth: cells over which the density is averaged (sigma of a Gaussian); rough surfaces unwrap into crumbs.
 
     Raises:
         ValueError: there is no surface, or no box.
     """
     values, step = _on_grid(density, low, high, cells)
+    if smooth:
+        values = gaussian_filter(values, smooth, mode="nearest")
     if not (values > level).any():
         raise ValueError(f"the density is nowhere above {level:g}: its largest value is {values.max():g}")
     # As far below the level as the largest value is above it: then what ends at the box ends within half a cell of it.

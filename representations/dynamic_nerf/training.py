@@ -289,8 +289,8 @@ def _groups(learners: nn.Module, rate: float) -> list[dict[str, object]]:
     kinds: dict[str, list[nn.Parameter]] = {name: [] for name in _RATES}
     for name, parameter in learners.named_parameters():
         last = name.rsplit(".", 1)[-1]
-        if last in ("table", "volume"):
-            kind = last
+        if last in ("table", "hash_table", "volume"):
+            kind = last.removeprefix("hash_")
         elif last in ("turns", "shifts"):
             kind = "pose"
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,9 +24,14 @@ def render_weights(density: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
         transmittance: [..., S], light that reaches each interval.
     """
     depth = density * torch.diff(edges, dim=-1)
-    passed = torch.cumsum(depth, dim=-1) - depth
+    passed = _before(depth)
     transmittance = torch.exp(-passed)
     return transmittance * -torch.expm1(-depth), transmittance
+
+
+def _before(depth: Tensor) -> Tensor:
+    """Sums [..., S] of all that lies before each; not a sum less its last part, which rounds behind thick samples."""
+    return torch.cumsum(F.pad(depth[..., :-1], (1, 0)), dim=-1)
 
 
 def composite(weights: Tensor, values: Tensor) -> Tensor:
@@ -104,7 +110,7 @@ def merged_weights(at: Sequence[Tensor], depth: Sequence[Tensor]) -> list[Tensor
     """
     order = torch.cat(list(at), dim=-1).argsort(dim=-1)
     thick = torch.cat(list(depth), dim=-1).gather(-1, order)
-    passed = torch.cumsum(thick, dim=-1) - thick
+    passed = _before(thick)
     found = torch.exp(-passed) * -torch.expm1(-thick)
     back = torch.zeros_like(found).scatter(-1, order, found)
     return list(back.split([part.shape[-1] for part in at], dim=-1))

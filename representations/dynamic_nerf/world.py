@@ -69,7 +69,6 @@ class Seen:
     Attributes:
         rgb: [R, 3] in 0..1.
         human: [R] in 0..1, the person's share of it.
-        own: [R] in 0..1, what that would be with nothing before them.
         depth: [R], mean length along the ray.
         rest: [R, 3], mean place in the rest pose of what is seen of the person; 0 where nothing is.
         loss: of the sampling; see :class:`Samples`.
@@ -77,7 +76,6 @@ class Seen:
 
     rgb: Tensor
     human: Tensor
-    own: Tensor
     depth: Tensor
     rest: Tensor
     loss: Tensor
@@ -120,7 +118,9 @@ class World(nn.Module):
         loss = None
         if generator is not None:
             weights, _ = render_weights(density, edges)
-            spread = distortion(weights, finer).mean()
+            # The light that is left comes from the far end: half a surface before it is no surface.
+            left = (1 - weights.sum(dim=-1, keepdim=True)).clamp_min(0)
+            spread = distortion(torch.cat([weights[:, :-1], weights[:, -1:] + left], dim=-1), finer).mean()
             close = (density * torch.diff(edges, dim=-1) * (at * scale < _CLOSE)).sum(dim=-1)
             mist = (1 - torch.exp(-close)).mean()
             loss = interlevel(proposed, spaced, weights, finer).mean() + _DISTORTION * spread + _MIST * mist
@@ -174,7 +174,7 @@ class World(nn.Module):
         device, count = rays.origins.device, len(rays.origins)
         zero = torch.zeros(count, device=device)
         rgb, rest = torch.zeros(count, 3, device=device), torch.zeros(count, 3, device=device)
-        human, own, depth = zero, zero, zero
+        human, depth = zero, zero
         loss = torch.zeros((), device=device)
         far = None
         if background and self.background is not None:
@@ -183,7 +183,7 @@ class World(nn.Module):
             (weights,) = merged_weights([far.at], [far.depth])
             rgb, depth = composite(weights, far.colour), (weights * far.at).sum(dim=-1)
         if posed is None or self.human is None:
-            return Seen(rgb, human, own, depth, rest, loss)
+            return Seen(rgb, human, depth, rest, loss)
         hit = self.hits(rays, posed)
         if bool(hit.any()):
             through = Rays(rays.origins[hit], rays.directions[hit])
@@ -197,8 +197,7 @@ class World(nn.Module):
             place = composite(each[0], near.rest) / share.clamp_min(1e-6)[:, None]
             rgb, depth = rgb.index_put((hit,), together), depth.index_put((hit,), lengths)
             human, rest = human.index_put((hit,), share), rest.index_put((hit,), place)
-            own = own.index_put((hit,), -torch.expm1(-near.depth.sum(dim=-1)))
-        return Seen(rgb, human, own, depth, rest, loss)
+        return Seen(rgb, human, depth, rest, loss)
 
 
 def _spaced(length: float) -> float:

@@ -94,9 +94,8 @@ def write_bvh(motion: Motion, path: Path) -> None:
 
 def on_the_ground(motion: Motion) -> np.ndarray:
     """Joints as `retarget` puts them, of a motion that faces +z already."""
-    body = body_of(motion.skeleton)
     joints = motion.joints - motion.root[0] * np.float32([1, 0, 1])
-    return joints - [0, float(lowest(motion).min()), 0] if body else joints
+    return np.asarray(joints - np.array([0, lowest(motion).min(), 0]))
 
 
 def lowest(motion: Motion) -> np.ndarray:
