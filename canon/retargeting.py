@@ -309,11 +309,15 @@ def _leg(rest: np.ndarray, hip: int, knee: int, ankle: int) -> float:
 
 
 def _up(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Which way is up, [3], where people mostly are: the nearest axis, unless the world is clearly tilted."""
-    up = unit(np.median(unit(high - low), axis=0))
+    """Which way is up, [3]: the axis along which people mostly are, or are at times; else where they mostly are."""
+    trunk = unit(high - low)
+    up = unit(np.median(trunk, axis=0))
     axis = np.zeros(3)
     axis[np.abs(up).argmax()] = np.sign(up[np.abs(up).argmax()])
-    return axis if up @ axis > np.cos(np.radians(30)) or np.linalg.norm(np.median(high - low, axis=0)) < 1e-9 else up
+    # Who leans far for most of a clip still stands upright in some of it, unless the world is tilted.
+    upright = (trunk @ axis > np.cos(np.radians(20))).mean() > 0.2
+    known = np.linalg.norm(np.median(high - low, axis=0)) >= 1e-9
+    return up if known and not upright and up @ axis <= np.cos(np.radians(30)) else axis
 
 
 def _facing(up: np.ndarray, ahead: np.ndarray, above: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from canon.spatial import SpatialFit
 
 ORIGINAL, ORBIT = "original", "orbit"
+_MOST = 10_000
+"""Frames that are rendered at most: they are kept until all are there."""
 
 
 def elsewhere(fit: Fit, camera: str, pose: str | None, frames: int | None, height: int | None) -> SpatialFit:
@@ -34,8 +36,8 @@ def elsewhere(fit: Fit, camera: str, pose: str | None, frames: int | None, heigh
     from canon.spatial import spatial
 
     own = spatial(fit)
-    if frames is not None and frames < 1:
-        raise InputError(f"There cannot be {frames} frames; give at least 1.")
+    if frames is not None and not 1 <= frames <= _MOST:
+        raise InputError(f"There cannot be {frames} frames; give 1 to {_MOST}.")
     if height is not None and not 8 <= height <= 8192:
         raise InputError(f"A height of {height} pixels is out of range; give 8 to 8192.")
     motion = None if pose is None else _motion(own, pose)

@@ -106,6 +106,7 @@ class DynamicNerf(Representation):
     ) -> Fit:
         """See :meth:`canon.registry.Representation.fit`."""
         from canon.representations.dynamic_nerf import baking
+        from canon.representations.dynamic_nerf.buffers import Shot
         from canon.representations.dynamic_nerf.fit import NerfFit
         from canon.representations.dynamic_nerf.model import pack
         from canon.representations.layered import Clock, plain_options
@@ -121,8 +122,7 @@ class DynamicNerf(Representation):
         folder = work.stage("train", plain, files)
         model, figures = trained(clip, config, folder, device, seed, clock)
         shots = [
-            baking.Shot(camera, model.pose(int(moment)))
-            for camera, moment in zip(clip.cameras, clip.moments, strict=True)
+            Shot(camera, model.pose(int(moment))) for camera, moment in zip(clip.cameras, clip.moments, strict=True)
         ]
         with clock.stage("bake"):
             baking.find_canvases(model, shots)

@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 import torch
 
-from canon.cameras import Camera
 from canon.coordinates import grid_size, pixel_grid
 from canon.fits import FitLayer
 from canon.representations.dynamic_nerf.buffers import (
-    Pose,
+    Shot,
     background_depth,
     background_distance,
     calm_distance,
@@ -51,14 +50,6 @@ _MOST_FRAMES = 60
 """Frames, spread over the clip, that canvases are made from."""
 _PROBED = 8
 """Pixels between the rays that say how large the panorama must be."""
-
-
-@dataclass(frozen=True, eq=False)
-class Shot:
-    """One picture that is to be baked: its camera, and the person's pose."""
-
-    camera: Camera
-    pose: Pose | None
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from canon.cameras import Camera
 from canon.coordinates import Size
-from canon.representations.dynamic_nerf.observations import chunks
+from canon.representations.dynamic_nerf.observations import chunks, same_cameras
 from canon.representations.dynamic_nerf.rays import Rays, RaySource, person_box
 from canon.representations.dynamic_nerf.volume import median_depth, merged_weights
 from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
@@ -29,6 +30,14 @@ class Pose:
     rotations: Tensor
     root: Tensor
     state: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One picture: its camera, and the person's pose."""
+
+    camera: Camera
+    pose: Pose | None
 
 
 def posed(world: World, pose: Pose, count: int) -> Posed:
@@ -60,6 +69,34 @@ def frame_rays(camera: Camera, device: torch.device) -> Rays:
     """Of all pixels of a camera, row by row."""
     pixels = torch.arange(camera.size[0] * camera.size[1], device=device)
     return RaySource([camera], device)(torch.zeros_like(pixels), pixels)
+
+
+@torch.no_grad()
+def pictures(world: World, shots: Sequence[Shot], device: torch.device) -> Iterator[np.ndarray]:
+    """What cameras see, uint8 [H, W, 3] each; one that stands still looks at the background once."""
+    same = same_cameras([shot.camera for shot in shots])
+    empty: tuple[int, np.ndarray] | None = None
+    for t, shot in enumerate(shots):
+        still = same[t] < t or t in same[t + 1 : t + 2]
+        if shot.pose is None or not still or world.deformation is None:
+            yield _bytes(see(world, shot.camera, shot.pose, device).rgb)
+            continue
+        if empty is None or empty[0] != same[t]:
+            empty = same[t], _bytes(see(world, shot.camera, None, device).rgb)
+        found = empty[1].copy()
+        box = person_box(world.deformation.body, posed(world, shot.pose, 1).transforms[0], shot.camera, REACH)
+        if box is not None:
+            numbers = np.arange(found.shape[0] * found.shape[1]).reshape(shot.camera.size)[box].ravel()
+            pixels = torch.from_numpy(numbers).to(device)
+            for part, own in chunks(RaySource([shot.camera], device)(torch.zeros_like(pixels), pixels)):
+                seen = world(own, posed(world, shot.pose, len(own.origins)))
+                found.reshape(-1, 3)[numbers[part]] = _bytes(seen.rgb)
+        yield found
+
+
+def _bytes(rgb: Tensor) -> np.ndarray:
+    found: np.ndarray = (rgb.clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()
+    return found
 
 
 @torch.no_grad()

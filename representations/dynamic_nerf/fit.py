@@ -18,8 +18,8 @@ from canon.clip import Clip
 from canon.errors import InputError
 from canon.fits import FitLayer
 from canon.representations.dynamic_nerf import model as models
-from canon.representations.dynamic_nerf.baking import LIGHT_STRIDE, Shot, bake, layers
-from canon.representations.dynamic_nerf.buffers import Pose, see
+from canon.representations.dynamic_nerf.baking import LIGHT_STRIDE, bake, layers
+from canon.representations.dynamic_nerf.buffers import Pose, Shot, pictures, see
 from canon.representations.dynamic_nerf.exporting import save_mesh, turntables
 from canon.representations.dynamic_nerf.rasterise import Raster, interpolate, rasterise
 from canon.representations.dynamic_nerf.world import Seen
@@ -190,13 +190,8 @@ class NerfFit(SpatialFit):
             poses.append(self.pose(t) if own is None else replace(own, state=state))
         shots = [Shot(camera, pose) for camera, pose in zip(cameras, poses, strict=True)]
 
-        def rendered() -> Any:
-            with torch.no_grad():
-                for shot in shots:
-                    rgb = see(self.model.world, shot.camera, shot.pose, self.model.device).rgb
-                    yield (rgb.clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()
-
-        clip = Clip.from_frames(rendered(), fps=self.clip.fps, source=self.clip.source, cameras=list(cameras))
+        rendered = pictures(self.model.world, shots, self.model.device)
+        clip = Clip.from_frames(rendered, fps=self.clip.fps, source=self.clip.source, cameras=list(cameras))
         with tempfile.TemporaryDirectory(prefix="canon-views-") as folder:
             baked = bake(self.model, shots, Path(folder), lambda share: None)
             canvases = {layer.name: (layer.color, layer.coverage) for layer in self.baked}

@@ -330,6 +330,16 @@ def test_an_edited_frame_is_pulled_back_to_both_canvases(scene: HumanScene, fit:
         assert np.abs(video[other][py, px].astype(int) - [255, 0, 255]).max() < 60, layer
 
 
+def test_a_camera_that_stands_still_sees_what_it_would_see_each_time(fit: NerfFit) -> None:
+    camera = fit.cameras[4]
+    still = fit.from_elsewhere([camera] * 3, frames=[0, 4, 8])
+    for k, t in enumerate((0, 4, 8)):
+        plain = np.rint(255 * fit.view(t, camera))
+        assert np.abs(still.clip.frames[k].astype(int) - plain).max() <= 1
+        own = fit.from_elsewhere([camera], frames=[t])
+        assert np.array_equal(own.depth[0], still.depth[k])
+
+
 def test_removing_the_person_shows_the_room(scene: HumanScene, fit: NerfFit) -> None:
     video = canon.render(fit, make_edit(fit, "remove", layer="human"))
     t = 6
