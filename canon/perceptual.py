@@ -19,17 +19,23 @@ DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 _BATCH = 8
 
 
-def lpips_distance(fit: Fit, notes: list[str]) -> dict[str, float]:
-    """LPIPS (Zhang et al. 2018, AlexNet) of the reconstruction; ``notes`` says why if it cannot be had."""
+def load_lpips() -> Any | str:
+    """The network of LPIPS (Zhang et al. 2018, AlexNet), of images [N, 3, H, W] in -1..1; or why it cannot be had."""
     if importlib.util.find_spec("lpips") is None:
-        notes.append("lpips is left out: it needs the extra [lpips], which is not installed.")
-        return {}
+        return "it needs the extra [lpips], which is not installed"
     if not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-*.pth")):
-        notes.append("lpips is left out: AlexNet's weights are not in torch's cache on this machine.")
-        return {}
+        return "AlexNet's weights are not in torch's cache on this machine"
     import lpips
 
-    model = lpips.LPIPS(net="alex", verbose=False)
+    return lpips.LPIPS(net="alex", verbose=False)
+
+
+def lpips_distance(fit: Fit, notes: list[str]) -> dict[str, float]:
+    """LPIPS of the reconstruction; ``notes`` says why if it cannot be had."""
+    model = load_lpips()
+    if isinstance(model, str):
+        notes.append(f"lpips is left out: {model}.")
+        return {}
 
     def tensor(image: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() * 2 - 1

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from canon.bodies import BodyModel, capsule_body
+from canon.bvh import read_bvh
 from canon.camera_files import write_cameras
 from canon.cameras import Camera, look_at, pinhole
 from canon.clip import Clip
 from canon.errors import InputError
 from canon.poses import save_poses
+from canon.retargeting import resample, retarget
 from canon.skeletons import Motion, axis_rotation
 from canon.storage import to_uint8, write_image
 
@@ -44,7 +46,7 @@ class HumanSceneConfig:
     frames: int = 40
     """Number of frames."""
     motion: str = "walk"
-    """What the person does: "walk" (on the spot), "wave" or "turn"."""
+    """What the person does: "walk" (on the spot), "wave", "turn", or the motion of a .bvh file."""
     fps: float = 24.0
     """Frames per second."""
     body_height: float = 1.7
@@ -59,8 +61,8 @@ class HumanSceneConfig:
     def __post_init__(self) -> None:
         if min(self.width, self.height) < 8 or self.frames < 1:
             raise InputError("A scene must have at least 8x8 pixels and 1 frame.")
-        if self.motion not in _MOTIONS:
-            raise InputError(f"The motion '{self.motion}' is not known; choose one of {', '.join(_MOTIONS)}.")
+        if self.motion not in _MOTIONS and not self.motion.lower().endswith(".bvh"):
+            raise InputError(f"The motion '{self.motion}' is not known; give {', '.join(_MOTIONS)}, or a .bvh file.")
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,18 @@ class HumanScene:
         """In its rest pose."""
         return capsule_body(self.config.body_height)
 
+    @cached_property
+    def _recorded(self) -> Motion | None:
+        """The motion of a file, for this body, where the room's middle is its first place."""
+        if self.config.motion in _MOTIONS:
+            return None
+        return retarget(resample(read_bvh(self.config.motion), self.config.fps), self.body.skeleton)
+
     def pose(self, t: float) -> Pose:
-        """Of a frame, or of a time between frames or beyond them."""
+        """Of a frame, or of a time between frames or beyond them; of a file, the nearest frame, again and again."""
+        if self._recorded is not None:
+            frame = round(t) % len(self._recorded)
+            return self._recorded.rotations[frame], self._recorded.root[frame]
         names = self.body.skeleton.names
         rotations = np.tile(np.eye(3), (len(names), 1, 1))
         for name, turn in _MOTIONS[self.config.motion](t).items():

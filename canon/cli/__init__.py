@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("canon.cli.render", "render edits: canon render DIR --edit N [--edit M ...]"),
     "export": (
         "canon.cli.export",
-        "for Nuke, Blender, Fusion, Flame, After Effects: canon export DIR stmap|tracks|labels|cutout",
+        "for Nuke, Blender, Fusion, Flame, After Effects: canon export DIR stmap|tracks|labels|cutout|mesh|...",
     ),
     "stabilise": ("canon.cli.stabilise", "hold the background, or another layer, still"),
     "eval": ("canon.cli.evaluate", "measure a fit, and an edit of it"),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from canon.spatial import SpatialFit
 
 ORIGINAL, ORBIT = "original", "orbit"
+_MOST = 100_000
+"""Frames of a video at most, as of a camera path."""
 _MOST = 10_000
 """Frames that are rendered at most: they are kept until all are there."""
 
@@ -28,7 +30,7 @@ def elsewhere(fit: Fit, camera: str, pose: str | None, frames: int | None, heigh
         camera: "original", "orbit", or a file of cameras or of a camera path.
         pose: a file of poses or motion; None keeps those of the clip.
         frames: how many; None = as many as the file has, or the clip.
-        height: of the pictures; None = that of the clip.
+        height: of the pictures; None = that of the clip. A file of cameras says how wide they are.
 
     Raises:
         InputError: the fit has no third dimension, or a file cannot be used.
@@ -51,7 +53,7 @@ def elsewhere(fit: Fit, camera: str, pose: str | None, frames: int | None, heigh
         chosen = np.minimum(np.arange(count), len(motion) - 1)
         motion = replace(motion, rotations=motion.rotations[chosen], root=motion.root[chosen])
     if height is not None:
-        size = own.size
+        size = cameras[0].size
         cameras = [each.resized((height, max(round(size[1] * height / size[0]), 1))) for each in cameras]
     return own.from_elsewhere(cameras[:count], motion, [k % moments for k in range(count)])
 
@@ -70,7 +72,13 @@ def _cameras(fit: SpatialFit, camera: str, count: int) -> list[Camera]:
     if is_path(camera):
         return read_path(camera, fit.size)
     found = [view.camera for view in read_cameras(camera)]
-    return [each.resized(fit.size) if each.size != fit.size else each for each in found]
+    if not found:
+        raise InputError(f"'{camera}' holds no cameras; give at least one.")
+    if len({each.size for each in found}) > 1:
+        raise InputError(f"The cameras of '{camera}' take pictures of several sizes; give cameras of one.")
+    height, width = found[0].size
+    size = (fit.size[0], max(round(width * fit.size[0] / height), 1))
+    return [each if each.size == size else each.resized(size) for each in found]
 
 
 def _motion(fit: SpatialFit, pose: str) -> Motion:

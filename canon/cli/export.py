@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Write what other programs need: stmap = ST-maps, mattes, light passes and canonical plates (EXR), and a
 script that wires them up; tracks = points followed through the clip; labels = masks or part maps of one frame carried
 to all; cutout = one layer with opacity. Of a fit in three dimensions also: mesh = the canonical surface (.glb with
-texture and skeleton, or .ply); depth = distances (EXR); opacity = mattes of a layer (PNG)."""
+texture and skeleton, or .ply) and depth = distances (EXR); opacity = mattes of a layer (PNG) of any fit."""
 
 
 @dataclass
@@ -31,9 +31,10 @@ class ExportArguments:
     fit: str | None = None
     """Name of the fit; the one made last without it."""
     layer: str | None = None
-    """Only this layer; cutout takes the front-most without it, and labels then lie on a frame."""
+    """Only this layer; cutout and opacity take the front-most without it, and labels then lie on a frame."""
     out: str | None = None
-    """Where to write; a name in exports/ in the project without it. cutout: .mov (ProRes 4444) or a folder of PNGs."""
+    """Where to write; a name in exports/ in the project without it. cutout: .mov (ProRes 4444) or a folder of PNGs;
+    mesh: .glb or .ply (both without it); depth, opacity: a folder."""
     convention: str = "nuke"
     """stmap: nuke, blender, fusion or flame."""
     format: str = "json"

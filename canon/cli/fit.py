@@ -36,10 +36,11 @@ class FitArguments:
     frame 0; one for each view. Some frames are enough."""
     cameras: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Cameras of the frames, or of each view: transforms.json (nerfstudio), metadata.json (HumanNeRF), cameras.json
-    (OpenCV's matrices), or the folder of a COLMAP model. Only representations in three dimensions use them."""
+    (OpenCV's matrices), or the folder of a COLMAP model; or solve: found from the pictures of one view (extra [sfm]).
+    Only representations in three dimensions use them."""
     poses: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """Poses of the person, one for each frame: poses.npz, a .bvh, or what pose estimators write. Only representations
-    of people use them."""
+    """Poses of the person in the world of the cameras, one for each frame: poses.npz, joints.npz (points in space), a
+    .bvh, or what 4D-Humans, WHAM and ROMP write. Only representations of people use them."""
     name: str | None = None
     """Name of the fit in the project."""
     max_frames: int | None = None
@@ -92,7 +93,7 @@ def run(arguments: list[str]) -> int:
     print(f"fitted: {place}" if solved else f"already fitted: {place} (--refit fits it again)")
     print("\n".join(fit_summary(fit)))
     print(f"  images     {place}/canonical/")
-    print(f"  masks      {place}/masks-overview.png, {place}/masks/")
+    print(f"  masks      {place}/masks-overview.png" + (f", {place}/masks/" if len(fit.layers) > 1 else ""))
     picture = shell(f"{own.project.rstrip('/')}/canonical/{name}/{canvas_files(fit, fit.layers[0])[0]}")
     print("next:")
     print(f"  {program()} canonical {shell(own.project)}  # then paint on {picture}")

@@ -34,19 +34,21 @@ class RenderArguments:
     fit: str | None = None
     """Render on this fit instead of the one that the edit was made on."""
     scale: int = 1
-    """Times the source's size, 1 to 8: the source is enlarged, a finer painted canvas keeps its detail."""
+    """Times the source's size, 1 to 8: the source is enlarged, a finer painted canvas keeps its detail. Not of
+    dynamic-nerf, which takes --camera with --height."""
     unlit: bool = False
     """The light of the scene does not fall on the edit."""
     camera: str | None = None
-    """dynamic-nerf: "orbit", "original" (rendered, not composited), nerfstudio's camera path, or a file of cameras."""
+    """dynamic-nerf: "orbit" (once around), "original" (rendered, not composited), nerfstudio's camera path, or a file
+    of cameras, which must be of the fit's world."""
     pose: str | None = None
-    """dynamic-nerf: motion for the person: a .bvh, or a file of poses."""
+    """dynamic-nerf: motion for the person, a .bvh or a file of poses; it begins where the person of the clip stands."""
     only: str | None = None
     """Only this layer: the others are removed, and what is in front has opacity where the format can hold it."""
     frames: int | None = None
-    """With --camera or --pose: so many frames."""
+    """With --camera or --pose: so many frames; without it as many as the file or the clip has."""
     height: int | None = None
-    """With --camera or --pose: height of the pictures."""
+    """With --camera or --pose: height of the pictures, 8 to 8192; that of the clip without it."""
 
 
 def run(arguments: list[str]) -> int:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from canon.fits import Fit
     from canon.representations.dynamic_nerf.fields import Frame
     from canon.representations.dynamic_nerf.model import Model
+    from canon.representations.dynamic_nerf.sizes import Sizes
     from canon.representations.dynamic_nerf.world import World
+    from canon.representations.motion.flow import Flow
     from canon.skeletons import Motion
 
 log = logging.getLogger("canon")
@@ -56,6 +58,10 @@ class DynamicNerfConfig:
     """What the background is: hashgrid, or nerfacto (nerfstudio's field, where nerfstudio is installed)."""
     view_dependent: bool = False
     """Let the background's colour depend on where it is seen from."""
+    perceptual: bool = True
+    """Compare patches of at least 32 pixels (preset quality) by LPIPS as well, where its weights are at hand."""
+    flow: bool = False
+    """Let the person follow the optical flow between frames; helps where poses are rough."""
     scene_steps: int = 0
     """Steps on the background alone; 0 chooses by preset."""
     human_steps: int = 0
@@ -198,6 +204,8 @@ def trained(
         seed,
         folder,
         str(asdict(sizes)),
+        _perceptual(config, sizes, device),
+        _flow(config, clip, folder),
     )
     if motion is not None and not training.hits.any():
         raise InputError("The poses are in no frame as its camera sees it; poses and cameras must be of one world.")
@@ -210,8 +218,33 @@ def trained(
     return model, {"curve": training.curve, "steps": chosen}
 
 
+def _perceptual(config: DynamicNerfConfig, sizes: Sizes, device: torch.device) -> torch.nn.Module | None:
+    """LPIPS, if it is asked for, would mean anything, and is at hand."""
+    from canon.perceptual import load_lpips
+    from canon.representations.dynamic_nerf.training import LEAST_PATCH
+
+    if not config.perceptual or sizes.patch < LEAST_PATCH:
+        return None
+    found = load_lpips()
+    if isinstance(found, str):
+        log.info("LPIPS is left out of the loss: %s", found)
+        return None
+    return found.to(device).requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _flow(config: DynamicNerfConfig, clip: Clip, folder: Path) -> Flow | None:
+    """Optical flow between neighbouring frames, if it is asked for."""
+    from canon.representations.motion.flow import compute_flow
+
+    if not config.flow or len(clip) < 2 or clip.poses is None:
+        return None
+    place = folder / "flow"
+    place.mkdir(parents=True, exist_ok=True)
+    return compute_flow(clip.frames, place)
+
+
 def make_world(
-    sizes: Any,
+    sizes: Sizes,
     frame: Frame,
     body: BodyModel | None,
     motion: Motion | None,

@@ -80,6 +80,15 @@ class Deformation(nn.Module):
         self.body = self.body.to(self.low.device)  # no module, but what it is made of goes along
         return found
 
+    def weights(self, rest: Tensor) -> Tensor:
+        """Skinning weights [N, J] of places [N, 3] of the rest pose, corrected as far as that is learned."""
+        return torch.softmax(self.body.log_weights(rest[:, None]) + self._correction(rest), dim=-1)
+
+    def _correction(self, rest: Tensor) -> Tensor:
+        """What is learned to be added to the logarithms of the body's weights, [N, J]."""
+        at = (2 * (rest.detach() - self.low) / (self.high - self.low) - 1)[None, None, None]
+        return F.grid_sample(self.volume, at, align_corners=True, padding_mode="border")[0, :, 0, 0].T
+
     def poses(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations [..., J, 3, 3] of the joints and places [..., 3] of the pelvis at moments [...], corrected."""
         turned = rotations_of(_TWIST * self.turns[moments]) @ self.rotations[moments]
@@ -113,9 +122,7 @@ class Deformation(nn.Module):
         back, own = (part.flatten(0, 1).index_select(0, near) for part in (back, own))
         radii = (-own.amax(dim=-1) / 2).clamp_min(1e-6).sqrt()
         rest = (torch.softmax(own, dim=-1)[..., None] * back).sum(dim=-2)
-        at = (2 * (rest.detach() - self.low) / (self.high - self.low) - 1)[None, None, None]
-        better = F.grid_sample(self.volume, at, align_corners=True, padding_mode="border")[0, :, 0, 0].T
-        rest = (torch.softmax(own + better, dim=-1)[..., None] * back).sum(dim=-2)
+        rest = (torch.softmax(own + self._correction(rest), dim=-1)[..., None] * back).sum(dim=-2)
         if self.non_rigid and opened > 0:
             rest = rest + opened * self._residual(rest, rotations, near // points.shape[1])
         return near, rest, radii

@@ -65,6 +65,21 @@ class Observations:
         f, p = torch.from_numpy(frames).to(self.device), torch.from_numpy(pixels).to(self.device)
         return Batch(f, p, self.source(f, p), rgb, mask)
 
+    def project(self, frames: Tensor, places: Tensor) -> Tensor:
+        """Where places [N, 3] of the world are seen in frames [N], as (x, y), [N, 2]; without a lens's distortion."""
+        turns, shifts, matrices = (table[frames] for table in self._matrices())
+        seen = (turns @ places[..., None])[..., 0] + shifts
+        flat = (matrices @ seen[..., None])[..., 0]
+        return flat[..., :2] / flat[..., 2:].clamp_min(1e-3)
+
+    def _matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        if not hasattr(self, "_known"):
+            every = ("rotation", "translation", "intrinsics")
+            tables = (np.stack([getattr(camera, name) for camera in self.cameras]) for name in every)
+            self._known = tuple(torch.from_numpy(table.astype(np.float32)).to(self.device) for table in tables)
+        turns, shifts, matrices = self._known
+        return turns, shifts, matrices
+
     def rays(self, frame: int, pixels: Tensor | None = None) -> Rays:
         """Of a whole frame, or of some of its pixels."""
         if pixels is None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from canon.bodies import BodyModel
@@ -65,10 +64,7 @@ def skin(deformation: Deformation, vertices: Tensor, transforms: Tensor, rotatio
     Returns:
         [V, 3], which the deformation takes back to ``vertices`` wherever it can.
     """
-    at = (2 * (vertices - deformation.low) / (deformation.high - deformation.low) - 1)[None, None, None]
-    better = F.grid_sample(deformation.volume, at, align_corners=True, padding_mode="border")[0, :, 0, 0].T
-    weights = torch.softmax(deformation.body.log_weights(vertices[:, None]) + better, dim=-1)
-    blended = torch.einsum("vj,jab->vab", weights, transforms[:, :3])
+    blended = torch.einsum("vj,jab->vab", deformation.weights(vertices), transforms[:, :3])
     turn = blended[..., :3]
     found = (turn @ vertices[..., None])[..., 0] + blended[..., 3]
     best, least = found, torch.full_like(found[:, 0], torch.inf)

@@ -16,22 +16,29 @@ from torch import Tensor, nn
 
 from canon.boxes import Box, grown
 from canon.representations.dynamic_nerf.observations import Batch, Observations, chunks
-from canon.representations.dynamic_nerf.rays import capsule_hits, person_box
-from canon.representations.dynamic_nerf.world import REACH, Posed, World
+from canon.representations.dynamic_nerf.rays import RaySource, capsule_hits, person_box
+from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
+from canon.representations.motion.flow import FLOW_STRIDE, Flow
 from canon.representations.neural.checkpoint import Run, load_run, read_record, save_run
-from canon.storage import content_hash
+from canon.sources import resize
+from canon.storage import content_hash, to_uint8, write_image
 
 _RATES = {"table": 1e-2, "network": 5e-3, "volume": 5e-3, "pose": 5e-3, "residual": 5e-4}
 _LAST_RATE = 0.05
 """Share of the learning rates that is left at the end of a stage."""
 _SSIM = 0.1
 _MASK = 0.2
+_LPIPS, LEAST_PATCH = 0.05, 32
+"""How much LPIPS counts, and the smallest patch whose features mean anything."""
+_FLOW = 0.05
 _FREE = 0.05
 _RESIDUAL_FROM, _RESIDUAL_TO = 0.4, 0.7
 """Shares of the steps between which the non-rigid residual is opened."""
 _POSES_FROM = 0.2
 _TRUSTED = 0.25
 """Share of the steps after which the background's proposal is trusted wholly."""
+PREVIEW = "preview.png"
+_PREVIEW_SECONDS, _PREVIEW_RAYS = 20.0, 20_000
 _PROBE = 2048
 _PROBE_SECONDS = 5.0
 _REPORTS = 50
@@ -48,7 +55,10 @@ class Training:
         states: state of what the person holds, for each moment, int64 [M].
         refine_poses: whether poses are corrected.
         seed: of everything random.
-        folder: where checkpoints lie; None keeps none.
+        folder: where checkpoints and a preview lie; None keeps none.
+        key: of what checkpoints depend on.
+        perceptual: LPIPS, of patches; None leaves it out.
+        flow: of neighbouring frames, which the person is to follow; None leaves it out.
     """
 
     world: World
@@ -58,9 +68,12 @@ class Training:
     seed: int = 0
     folder: Path | None = None
     key: str = ""
+    perceptual: nn.Module | None = None
+    flow: Flow | None = None
     checkpoint_seconds: float = 30.0
     seconds: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[float, int, float, float]] = field(default_factory=list)
+    _shown: float = field(default=0.0, repr=False)
 
     def posed(self, frames: Tensor) -> Posed:
         """The poses of rays [R] of frames [R], corrected as far as that is learned."""
@@ -127,7 +140,8 @@ class Training:
                 parameter.requires_grad_(self.refine_poses and step >= _POSES_FROM * steps)
             found = self.world(batch.rays, self.posed(batch.frames), generator, opened(step), background=False)
             rgb = found.rgb + (1 - found.human[:, None]) * far
-            return self._human_loss(rgb, found.human, batch, shape)
+            value = self._human_loss(rgb, found.human, batch, shape)
+            return value if self.flow is None else value + _FLOW * self._against_flow(batch, found)
 
         steps = self.world.sizes.human
 
@@ -150,10 +164,39 @@ class Training:
         loss = F.mse_loss(rgb, batch.rgb)
         pictures, truth = (part.reshape(*shape, 3).permute(0, 3, 1, 2) for part in (rgb, batch.rgb))
         loss = loss + _SSIM * ssim_loss(pictures, truth, 5)
+        if self.perceptual is not None and shape[1] >= LEAST_PATCH:
+            loss = loss + _LPIPS * self.perceptual(2 * pictures - 1, 2 * truth - 1).mean()
         if batch.mask is not None:
             known = batch.mask.isfinite()
             loss = loss + _MASK * (human - batch.mask.nan_to_num())[known].square().mean()
         return loss
+
+    def _against_flow(self, batch: Batch, seen: Seen) -> Tensor:
+        """How far the person moves from where optical flow says, in shares of the frame, for pixels that are theirs.
+
+        What a pixel shows of the rest pose is moved to the pose of the next frame, and looked at with its camera.
+        """
+        deformation, flow = self.world.deformation, self.flow
+        assert deformation is not None and flow is not None
+        length = self.seen.count // len(self.seen.clip.views)
+        rows, columns = batch.pixels // self.seen.size[1], batch.pixels % self.seen.size[1]
+        usable = (batch.frames % length < length - 1) & (seen.human.detach() > 0.9)
+        if batch.mask is not None:
+            usable = usable & (batch.mask > 0.9)
+        chosen = usable.nonzero()[:, 0]
+        if not len(chosen):
+            return torch.zeros((), device=self.seen.device)
+        frames, x, y = batch.frames[chosen], columns[chosen], rows[chosen]
+        numbers, at = frames.cpu().numpy(), (y.cpu().numpy() // FLOW_STRIDE, x.cpu().numpy() // FLOW_STRIDE)
+        moved = torch.from_numpy(np.asarray(flow.forward[numbers, at[0], at[1]], np.float32)).to(self.seen.device)
+        after = self.posed(frames + 1)
+        weights = deformation.weights(seen.rest[chosen])
+        blended = torch.einsum("nj,njab->nab", weights, after.transforms[:, :, :3])
+        places = (blended[..., :3] @ seen.rest[chosen][..., None])[..., 0] + blended[..., 3]
+        found = self.seen.project(frames + 1, places)
+        wanted = torch.stack([x, y], dim=-1) + moved
+        away = (found - wanted).norm(dim=-1) / max(self.seen.size)
+        return (away / (away + 0.02)).mean()  # flow is wrong at times: what is far off counts no more
 
     # --- pixels ---
 
@@ -267,12 +310,30 @@ class Training:
                 save()
             if run.step % max(steps // _REPORTS, 1) == 0 or run.step == steps:
                 try:
+                    self._preview(now)
                     report(run.step / steps, {"psnr": psnr, "loss": float(value.detach())})
                 except KeyboardInterrupt:
                     save()
                     raise
         self.seconds[name] = run.seconds
         self.curve += run.curve
+
+    @torch.no_grad()
+    def _preview(self, now: float) -> None:
+        """Every so often, a picture of how far it is: the middle frame, and what is rendered of it."""
+        if self.folder is None or now - self._shown < _PREVIEW_SECONDS:
+            return
+        self._shown = now
+        t = self.seen.count // 2
+        camera = self.seen.cameras[t]
+        share = min(1.0, (_PREVIEW_RAYS / (camera.size[0] * camera.size[1])) ** 0.5)
+        size = (max(round(camera.size[0] * share), 1), max(round(camera.size[1] * share), 1))
+        pixels = torch.arange(size[0] * size[1], device=self.seen.device)
+        source = RaySource([camera.resized(size)], self.seen.device)(torch.zeros_like(pixels), pixels)
+        posed = self.posed(torch.full_like(pixels, t)) if self.world.human is not None else None
+        rgb = self.world(source, posed).rgb.reshape(*size, 3).cpu().numpy()
+        both = [resize(np.asarray(self.seen.clip.frames[t]), size), to_uint8(rgb)]
+        write_image(self.folder / PREVIEW, np.concatenate(both, axis=1))
 
     def _generator(self, name: str, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(int(content_hash(self.seed, name, step)[:12], 16))

@@ -25,6 +25,7 @@ from canon.representations.dynamic_nerf import DynamicNerfConfig, make_world, sc
 from canon.representations.dynamic_nerf.buffers import Pose, frame_rays, posed
 from canon.representations.dynamic_nerf.deformation import Deformation, rotations_of
 from canon.representations.dynamic_nerf.fit import NerfFit
+from canon.representations.dynamic_nerf.observations import Observations
 from canon.representations.dynamic_nerf.panorama import Panorama
 from canon.representations.dynamic_nerf.rays import RaySource, capsule_hits
 from canon.representations.dynamic_nerf.sizes import SIZES
@@ -444,3 +445,29 @@ def test_the_background_alone(scene: HumanScene) -> None:
 
 def test_the_body_of_a_taller_person_is_taller() -> None:
     assert float(capsule_body(1.9).box[1][1]) > float(capsule_body(1.6).box[1][1])
+
+
+def test_the_person_follows_the_flow_when_asked_and_leaves_a_preview(tmp_path: Path) -> None:
+    scene = person(frames=3)
+    steps = {"scene_steps": 8, "human_steps": 6, "joint_steps": 2}
+    fits = [
+        canon.fit(scene.clip(), "dynamic-nerf", preset="fast", flow=flow, workspace=tmp_path / str(flow), **steps)
+        for flow in (False, True)
+    ]
+    weights = [fit.model.world.human.shape.layers[0].weight for fit in fits]  # type: ignore[attr-defined]
+    assert not torch.equal(*weights), "flow counts"
+    (preview,) = (tmp_path / "True").rglob("preview.png")
+    from canon.storage import read_image
+
+    assert read_image(preview).shape == (72, 120, 3)
+
+
+def test_true_positions_agree_with_the_projection_that_flow_is_compared_with() -> None:
+    clip = person().clip()
+    assert clip.cameras is not None
+    seen = Observations(clip, clip.cameras, CPU)
+    places = torch.tensor([[0.1, 1.0, 0.2], [-0.3, 0.4, 0.0]])
+    found = seen.project(torch.tensor([0, 3]), places).numpy()
+    for k, t in enumerate((0, 3)):
+        wanted, _ = clip.cameras[t].project(places[k].double().numpy())
+        assert np.allclose(found[k], wanted, atol=1e-3)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from motions import write_bvh
 
 from canon.errors import InputError
 from canon.scenes.human import HumanScene, HumanSceneConfig, nearest_capsule
@@ -88,3 +91,13 @@ def test_what_is_no_scene_is_refused() -> None:
         HumanSceneConfig(motion="fly")
     with pytest.raises(InputError, match="at least 8x8"):
         HumanSceneConfig(width=2)
+
+
+def test_a_person_moves_as_a_file_says(tmp_path: Path) -> None:
+    wave = HumanScene(HumanSceneConfig(motion="wave", fps=20, **SMALL))
+    write_bvh(wave.motion(), tmp_path / "wave.bvh")
+    again = HumanScene(HumanSceneConfig(motion=str(tmp_path / "wave.bvh"), fps=20, **SMALL))
+    assert np.abs(again.motion().joints - wave.motion().joints).max() < 0.02
+    assert np.allclose(again.pose(2)[0], again.pose(2 + len(wave))[0]), "again and again"
+    with pytest.raises(InputError, match=r"'dance' is not known; give walk, wave, turn, or a \.bvh file"):
+        HumanSceneConfig(motion="dance")
