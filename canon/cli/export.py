@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Write what other programs need: stmap = ST-maps, mattes, light passes and canonical plates (EXR), and a
 script that wires them up; tracks = points followed through the clip; labels = masks or part maps of one frame carried
-to all; cutout = one layer with opacity. Of a fit in three dimensions also: mesh = the canonical surface (.glb with
-texture and skeleton, or .ply) and depth = distances (EXR); opacity = mattes of a layer (PNG) of any fit."""
+to all; cutout = one layer with opacity; opacity = its mattes (PNG). Of a fit in three dimensions also: mesh = the
+canonical surface of the person (.glb with texture and skeleton, and .ply); depth = distances (EXR)."""
 
 
 @dataclass

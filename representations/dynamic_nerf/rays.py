@@ -5,7 +5,7 @@ Convention: a ray starts at its camera and its direction has length 1; pixels ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,7 +128,7 @@ def capsule_hits(body: BodyModel, transforms: Tensor, rays: Rays, widened: float
     return torch.where(hit, near, 0.0), torch.where(hit, far, 0.0), hit
 
 
-def _between(a: Tensor, b: Tensor, c: Tensor, counts) -> list[Tensor]:  # type: ignore[no-untyped-def]
+def _between(a: Tensor, b: Tensor, c: Tensor, counts: Callable[[Tensor], Tensor]) -> list[Tensor]:
     """Both roots of a t^2 + 2 b t + c where they are real and count; inf elsewhere."""
     inside = b.square() - a * c
     root = inside.clamp_min(0).sqrt()
