@@ -57,6 +57,8 @@ def find_body(name_or_path: str | Path, skeleton: Skeleton | None = None) -> Bod
             raise InputError(
                 f"There is no body '{name_or_path}'; give {', '.join(BODIES)}, or a file ending in {', '.join(_FILES)}."
             )
+        if not path.is_file():
+            raise InputError(f"There is no file '{path}' with a body.")
         found = _named(read_glb(path), path) if ending == ".glb" else _smpl(path)
     return skinned_body(_centred(found) if wanted is None else _fitted(found, wanted))
 

@@ -126,7 +126,8 @@ def _fit(
 def _key(clip: Clip, request: FitRequest, config: Any) -> str:
     """Hash of everything that a fit depends on: equal keys, equal fits."""
     plain = to_plain(config)
-    paths = {key: value for key, value in vars(config).items() if isinstance(value, Path)}
+    named = {key: Path(value) for key, value in vars(config).items() if isinstance(value, Path | str)}
+    paths = {key: path for key, path in named.items() if isinstance(getattr(config, key), Path) or path.is_file()}
     files = {key: [file_digest(file) for file in _files(path)] for key, path in paths.items()}
     kind = registry.representation(request.representation)
     versions = [importlib.metadata.version("canon-video"), getattr(kind, "version", None)]

@@ -47,7 +47,7 @@ class DynamicNerfConfig:
     solver: str = "default"
     """There is one: default."""
     body: str = "capsules"
-    """What the person is at first: capsules (around the bones), a skinned .glb, an SMPL model (.npz), or anny."""
+    """What the person is at first: capsules (around the bones), a skinned .glb, an SMPL model (.npz, .pkl), or anny."""
     states: tuple[int, ...] = ()
     """Moments from which on the person holds or wears something else: each stretch gets a look of its own."""
     refine_poses: bool = True
@@ -148,9 +148,7 @@ class DynamicNerf(Representation):
         """See :meth:`canon.registry.Representation.restored`."""
         from canon.representations.dynamic_nerf.fit import NerfFit
 
-        found = NerfFit(fit.clip, fit.config, fit.baked, plain, arrays, fit.stats)
-        found._id = None
-        return found
+        return NerfFit(fit.clip, fit.config, fit.baked, plain, arrays, fit.stats)
 
 
 def check(clip: Clip, config: DynamicNerfConfig) -> None:
