@@ -15,6 +15,7 @@ from kornia.losses import ssim_loss
 from torch import Tensor, nn
 
 from canon.boxes import Box, grown
+from canon.errors import InputError
 from canon.representations.dynamic_nerf.observations import Batch, Observations, chunks
 from canon.representations.dynamic_nerf.rays import RaySource, capsule_hits, person_box
 from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
@@ -93,6 +94,8 @@ class Training:
         assert background is not None
         free = self.seen.without_person(self.hits if self.world.human is not None else None, margin=2)
         places = np.flatnonzero(free)
+        if not len(places):
+            raise InputError("The masks leave nothing of the background in any frame; give masks of the person alone.")
         covered = np.flatnonzero(self._covered())
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
@@ -135,9 +138,7 @@ class Training:
         def loss(step: int, generator: torch.Generator) -> Tensor:
             batch, shape = self._patches(generator)
             far = behind(batch)
-            deformation.requires_grad_(True)
-            for parameter in deformation.pose_parameters():
-                parameter.requires_grad_(self.refine_poses and step >= _POSES_FROM * steps)
+            self._correct_poses(self.refine_poses and step >= _POSES_FROM * steps)
             found = self.world(batch.rays, self.posed(batch.frames), generator, opened(step), background=False)
             rgb = found.rgb + (1 - found.human[:, None]) * far
             value = self._human_loss(rgb, found.human, batch, shape)
@@ -155,10 +156,17 @@ class Training:
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
             batch, shape = self._patches(generator)
+            self._correct_poses(self.refine_poses)
             found = self.world(batch.rays, self.posed(batch.frames), generator)
             return self._human_loss(found.rgb, found.human, batch, shape) + found.loss
 
         self._stage("joint", self.world.sizes.joint, self.world, loss, report, self.hits, rate=0.2)
+
+    def _correct_poses(self, wanted: bool) -> None:
+        """Whether poses learn in the next step."""
+        assert self.world.deformation is not None
+        for parameter in self.world.deformation.pose_parameters():
+            parameter.requires_grad_(wanted)
 
     def _human_loss(self, rgb: Tensor, human: Tensor, batch: Batch, shape: tuple[int, int, int]) -> Tensor:
         loss = F.mse_loss(rgb, batch.rgb)
@@ -168,7 +176,8 @@ class Training:
             loss = loss + _LPIPS * self.perceptual(2 * pictures - 1, 2 * truth - 1).mean()
         if batch.mask is not None:
             known = batch.mask.isfinite()
-            loss = loss + _MASK * (human - batch.mask.nan_to_num())[known].square().mean()
+            missed = (human - batch.mask.nan_to_num()) * known
+            loss = loss + _MASK * missed.square().sum() / known.sum().clamp_min(1)
         return loss
 
     def _against_flow(self, batch: Batch, seen: Seen) -> Tensor:

@@ -390,6 +390,8 @@ def test_turntables_show_the_person_and_the_room(fit: NerfFit) -> None:
 
 def test_what_cannot_be_fitted_is_refused_in_a_sentence(scene: HumanScene) -> None:
     clip = person(frames=2).clip()
+    every = {"human": np.full((2, 72, 60), 255, np.uint8)}
+    covered = Clip.from_frames(clip.frames, masks=every, cameras=clip.cameras, poses=clip.poses)
     cases: list[tuple[Clip, dict[str, Any], str]] = [
         (replace(clip, cameras=None), {}, "needs a camera for every frame"),
         (replace(clip, poses=_of_three_joints()), {}, "have 3 joints; dynamic-nerf needs the 24"),
@@ -405,6 +407,7 @@ def test_what_cannot_be_fitted_is_refused_in_a_sentence(scene: HumanScene) -> No
             "no person in any frame",
         ),
         (replace(clip, poses=_moved(clip.poses, 50.0)), {}, "in no frame as its camera sees it"),
+        (covered, {}, "leave nothing of the background"),
     ]
     for wrong, options, sentence in cases:
         with pytest.raises(canon.InputError, match=sentence):
@@ -471,3 +474,14 @@ def test_true_positions_agree_with_the_projection_that_flow_is_compared_with() -
     for k, t in enumerate((0, 3)):
         wanted, _ = clip.cameras[t].project(places[k].double().numpy())
         assert np.allclose(found[k], wanted, atol=1e-3)
+
+
+def test_masks_of_some_frames_are_enough_and_given_poses_can_be_kept() -> None:
+    whole = person(frames=4).clip()
+    masks = {"human": {1: np.asarray(whole.masks["human"].get(1))}}
+    clip = Clip.from_frames(whole.frames, masks=masks, cameras=whole.cameras, poses=whole.poses)
+    options = {"scene_steps": 6, "human_steps": 8, "joint_steps": 3, "refine_poses": False}
+    fit = canon.fit(clip, "dynamic-nerf", preset="fast", **options)
+    assert isinstance(fit, NerfFit) and fit.model.world.deformation is not None
+    assert not fit.model.world.deformation.turns.any() and not fit.model.world.deformation.shifts.any()
+    assert all(bool(value.isfinite().all()) for value in fit.model.world.state_dict().values())
