@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from canon.representations.dynamic_nerf.rays import RaySource, capsule_hits, per
 from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
 from canon.representations.motion.flow import FLOW_STRIDE, Flow
 from canon.representations.neural.checkpoint import Run, load_run, read_record, save_run
+from canon.runtime import map_frames
 from canon.sources import resize
 from canon.storage import content_hash, to_uint8, write_image
 
@@ -40,6 +41,7 @@ _TRUSTED = 0.25
 """Share of the steps after which the background's proposal is trusted wholly."""
 PREVIEW = "preview.png"
 _PREVIEW_SECONDS, _PREVIEW_RAYS = 20.0, 20_000
+_SHARDS = 2
 _PROBE = 2048
 _PROBE_SECONDS = 5.0
 _REPORTS = 50
@@ -99,7 +101,7 @@ class Training:
         covered = np.flatnonzero(self._covered())
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
-            batch = self._random(places, self.world.sizes.rays, generator)
+            batch = self._random(places, self.world.sizes.rays // self.shards, generator)
             trust = min(step / (_TRUSTED * self.world.sizes.scene), 1.0)
             found = self.world(batch.rays, None, generator, trust=trust)
             return F.mse_loss(found.rgb, batch.rgb) + found.loss + self._in_the_way(covered, generator)
@@ -121,7 +123,7 @@ class Training:
         if not len(covered):
             return torch.zeros((), device=self.seen.device)
         assert self.world.deformation is not None
-        batch = self._random(covered, self.world.sizes.rays // 8, generator)
+        batch = self._random(covered, self.world.sizes.rays // 8 // self.shards, generator)
         with torch.no_grad():
             posed = self.posed(batch.frames)
             _, far, _ = capsule_hits(self.world.deformation.body, posed.transforms, batch.rays, 1.0)
@@ -133,12 +135,11 @@ class Training:
         """The person before the background as it is."""
         human, deformation = self.world.human, self.world.deformation
         assert human is not None and deformation is not None
-        behind = self._behind()
+        behind, near = self._behind(), np.flatnonzero(self.hits)
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
-            batch, shape = self._patches(generator)
+            batch, shape = self._patches(near, generator)
             far = behind(batch)
-            self._correct_poses(self.refine_poses and step >= _POSES_FROM * steps)
             found = self.world(batch.rays, self.posed(batch.frames), generator, opened(step), background=False)
             rgb = found.rgb + (1 - found.human[:, None]) * far
             value = self._human_loss(rgb, found.human, batch, shape)
@@ -149,14 +150,18 @@ class Training:
         def opened(step: int) -> float:
             return float(np.clip((step / steps - _RESIDUAL_FROM) / (_RESIDUAL_TO - _RESIDUAL_FROM), 0, 1))
 
-        self._stage("human", steps, nn.ModuleList([human, deformation]), loss, report, self.hits)
+        def prepare(step: int) -> None:
+            self._correct_poses(self.refine_poses and step >= _POSES_FROM * steps)
+
+        self._stage("human", steps, nn.ModuleList([human, deformation]), loss, report, self.hits, prepare=prepare)
 
     def joint(self, report: Report) -> None:
         """Both together, their samples merged by depth."""
+        near = np.flatnonzero(self.hits)
+        self._correct_poses(self.refine_poses)
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
-            batch, shape = self._patches(generator)
-            self._correct_poses(self.refine_poses)
+            batch, shape = self._patches(near, generator)
             found = self.world(batch.rays, self.posed(batch.frames), generator)
             return self._human_loss(found.rgb, found.human, batch, shape) + found.loss
 
@@ -240,14 +245,12 @@ class Training:
         area = self.seen.size[0] * self.seen.size[1]
         return self.seen.take(chosen // area, chosen % area)
 
-    def _patches(self, generator: torch.Generator) -> tuple[Batch, tuple[int, int, int]]:
+    def _patches(self, near: np.ndarray, generator: torch.Generator) -> tuple[Batch, tuple[int, int, int]]:
         """Squares of pixels about places where the person may be: [N * side * side], and their shape."""
         height, width = self.seen.size
-        count = self.world.sizes.patches
+        count = max(self.world.sizes.patches // self.shards, 1)
         side = min(self.world.sizes.patch, height, width)
-        if not hasattr(self, "_near"):
-            self._near = np.flatnonzero(self.hits)
-        chosen = self._near[torch.randint(len(self._near), (count,), generator=generator).numpy()]
+        chosen = near[torch.randint(len(near), (count,), generator=generator).numpy()]
         shift = torch.randint(side, (2, count), generator=generator).numpy()
         frames, pixels = chosen // (height * width), chosen % (height * width)
         rows = np.clip(pixels // width - shift[0], 0, height - side)
@@ -288,6 +291,7 @@ class Training:
         report: Report,
         probed: np.ndarray,
         rate: float = 1.0,
+        prepare: Callable[[int], None] = lambda step: None,
     ) -> None:
         optimiser = torch.optim.Adam(_groups(learners, rate), betas=(0.9, 0.99), eps=1e-12, fused=True)
         run, key = Run(learners, optimiser), content_hash(self.key, name)
@@ -305,22 +309,22 @@ class Training:
         for step in range(run.step, steps):
             for group, own in zip(optimiser.param_groups, first, strict=True):
                 group["lr"] = own * min(1.0, (step + 1) / 20) * _LAST_RATE ** (step / steps)
-            optimiser.zero_grad(set_to_none=False)
-            value = loss(step, self._generator(name, step))
-            value.backward()  # type: ignore[no-untyped-call]
+            prepare(step)
+            wanted = [parameter for parameter in learners.parameters() if parameter.requires_grad]
+            value = self._gradients(wanted, partial(loss, step), partial(self._generator, name, step))
             optimiser.step()
             now = time.perf_counter()
             run.step, run.seconds = step + 1, before + now - begin
             if now - probed_at > _PROBE_SECONDS or run.step == steps:
                 probed_at, psnr = now, self._probe(probed)
-                run.curve.append((run.seconds, run.step, psnr, float(value.detach())))
+                run.curve.append((run.seconds, run.step, psnr, value))
             if now - saved > self.checkpoint_seconds or run.step == steps:
                 saved = now
                 save()
             if run.step % max(steps // _REPORTS, 1) == 0 or run.step == steps:
                 try:
                     self._preview(now)
-                    report(run.step / steps, {"psnr": psnr, "loss": float(value.detach())})
+                    report(run.step / steps, {"psnr": psnr, "loss": value})
                 except KeyboardInterrupt:
                     save()
                     raise
@@ -344,8 +348,35 @@ class Training:
         both = [resize(np.asarray(self.seen.clip.frames[t]), size), to_uint8(rgb)]
         write_image(self.folder / PREVIEW, np.concatenate(both, axis=1))
 
-    def _generator(self, name: str, step: int) -> torch.Generator:
-        return torch.Generator().manual_seed(int(content_hash(self.seed, name, step)[:12], 16))
+    def _gradients(
+        self,
+        wanted: Sequence[nn.Parameter],
+        loss: Callable[[torch.Generator], Tensor],
+        generator: Callable[[int], torch.Generator],
+    ) -> float:
+        """Give parameters the gradient of a step, and return its loss: means over shards, a core for each."""
+
+        def shard(k: int) -> tuple[float, tuple[Tensor | None, ...]]:
+            value = loss(generator(k))
+            return float(value.detach()), torch.autograd.grad(value, wanted, allow_unused=True)
+
+        total = 0.0
+        for parameter in wanted:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+        for value, gradients in map_frames(shard, range(self.shards)):
+            total += value / self.shards
+            for parameter, gradient in zip(wanted, gradients, strict=True):
+                if gradient is not None and parameter.grad is not None:
+                    parameter.grad.add_(gradient, alpha=1 / self.shards)
+        return total
+
+    @property
+    def shards(self) -> int:
+        """Parts of a step, each on a core of its own; the same on any number of cores."""
+        return 1 if self.seen.device.type == "cuda" else _SHARDS
+
+    def _generator(self, name: str, step: int, shard: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(int(content_hash(self.seed, name, step, shard)[:12], 16))
 
     @torch.no_grad()
     def _probe(self, places: np.ndarray) -> float:
