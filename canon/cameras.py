@@ -106,12 +106,13 @@ class Camera:
         """
         flat = np.ascontiguousarray(points, np.float64).reshape(-1, 3)
         shape = np.shape(points)[:-1]
-        depth = flat @ self.rotation[2] + self.translation[2]
+        # Moved here: OpenCV takes turns as vectors, and those of less than some 1e-5 as none.
+        seen = flat @ self.rotation.T + self.translation
+        depth = seen[:, 2]
         if not len(flat):
             return np.zeros((*shape, 2)), depth.reshape(shape)
         kind = cv2.fisheye if self.fisheye else cv2
-        turn, _ = cv2.Rodrigues(self.rotation)
-        found, _ = kind.projectPoints(flat[:, None], turn, self.translation, self.intrinsics, self._lens)
+        found, _ = kind.projectPoints(seen[:, None], np.zeros(3), np.zeros(3), self.intrinsics, self._lens)
         return np.asarray(found, np.float64).reshape(*shape, 2), depth.reshape(shape)
 
     def directions(self, pixels: np.ndarray) -> np.ndarray:

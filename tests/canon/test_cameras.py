@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from truth import turned
 
@@ -42,6 +42,7 @@ def test_rays_lead_back_to_their_pixels(lens: tuple[float, ...], fisheye: bool) 
 
 
 @given(st.tuples(*[st.floats(-3, 3)] * 3), st.tuples(*[st.floats(-5, 5)] * 3))
+@example((0.0, 0.0, 1e-5), (0.0, 2.0, 0.0))
 def test_opengl_there_and_back(angles: tuple[float, float, float], shift: tuple[float, float, float]) -> None:
     own = camera(rotation=turned(angles), translation=np.array(shift))
     pose = own.to_opengl()
