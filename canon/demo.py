@@ -121,7 +121,7 @@ def run_person_demo(
     for key, value in made.items():
         value.save(project.edit_folder(key))
     say("rendering")
-    around = fit.from_elsewhere(orbit(fit.cameras, fit.centre, 24, 120.0), frames=list(range(24)))
+    around = fit.from_elsewhere(orbit(fit.cameras, fit.centre, 24, 120.0))
     waving = HumanScene(replace(scene.config, motion="wave"))
     waves = fit.from_elsewhere([fit.cameras[t]] * min(24, len(scene)), waving.motion())
     shown: list[tuple[Fit, list[str], str]] = [

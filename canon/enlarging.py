@@ -16,6 +16,7 @@ from canon.coordinates import grid_nodes
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.grids import sample_grid
+from canon.spatial import SpatialFit
 
 MOST = 8
 """Largest factor."""
@@ -50,8 +51,8 @@ def enlarged(fit: Fit, times: int) -> Fit:
         raise InputError(f"A video can be rendered at 1 to {MOST} times its size, in whole numbers, not at {times}.")
     if times == 1:
         return fit
-    if any(layer.charts for layer in fit.baked):
-        raise InputError("This fit's canvases are charts, which cannot be enlarged between pixels; render at scale 1.")
+    if isinstance(fit, SpatialFit):
+        raise InputError("A fit in three dimensions cannot be enlarged between pixels; render at scale 1.")
     clip = fit.clip
     frames = cast(np.ndarray, EnlargedFrames(clip.frames, times, cv2.INTER_LANCZOS4))
     large = replace(clip, frames=frames, masks={}, known_hash=clip.content_hash)

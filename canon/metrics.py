@@ -225,8 +225,11 @@ def reconstruction(fit: Fit) -> dict[str, float]:
 def mask_agreement(fit: Fit) -> dict[str, float]:
     """``iou_LAYER``: mean over the frames whose mask the clip knows."""
     found = {}
-    for name, mask in fit.clip.masks.items():
-        if name in fit.layers:
+    front = fit.layers[0]
+    for given, mask in fit.clip.masks.items():
+        # Masks of a flat folder are of "the foreground", whatever a representation calls what is in front.
+        name = front if front != fit.layers[-1] and not set(fit.clip.masks) & set(fit.layers) else given
+        if name in fit.layers and f"iou_{name}" not in found:
             k = fit.layers.index(name)
             known = [(t, mask.get(t)) for t in mask.indices]
             values = [mask_iou(fit.weights(t)[k] > 0.5, np.asarray(m) > 127) for t, m in known if m is not None]

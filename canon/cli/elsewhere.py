@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from canon.spatial import SpatialFit
 
 ORIGINAL, ORBIT = "original", "orbit"
-_MOST = 100_000
-"""Frames of a video at most, as of a camera path."""
 _MOST = 10_000
 """Frames that are rendered at most: they are kept until all are there."""
 
@@ -45,9 +43,13 @@ def elsewhere(fit: Fit, camera: str, pose: str | None, frames: int | None, heigh
     motion = None if pose is None else _motion(own, pose)
     moments = len(own) // len(own.clip.views)
     count = frames or (moments if motion is None else len(motion))
-    cameras = _cameras(own, camera, count)
+    cameras = _cameras(own, camera, min(count, _MOST))
     if camera not in (ORIGINAL, ORBIT):
+        if len(cameras) == 1:  # it stands still
+            cameras = cameras * min(count, _MOST)
         count = min(frames or len(cameras), len(cameras))
+    if count > _MOST:
+        raise InputError(f"There would be {count} frames; give --frames with 1 to {_MOST}.")
     if motion is not None:
         count = min(count, len(motion)) if frames is None else count
         chosen = np.minimum(np.arange(count), len(motion) - 1)

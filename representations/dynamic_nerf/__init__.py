@@ -168,6 +168,8 @@ def check(clip: Clip, config: DynamicNerfConfig) -> None:
     joints = len(clip.poses.skeleton)
     if joints != 24:
         raise InputError(f"The poses have {joints} joints; dynamic-nerf needs the 24 joints of SMPL.")
+    if config.flow and any(any(camera.distortion) for camera in clip.cameras):
+        raise InputError("--flow needs pictures without lens distortion; undistort them first, or leave --flow out.")
     if config.states and config.states[-1] >= len(clip.poses):
         raise InputError(f"A state begins at moment {config.states[-1]}, and there are {len(clip.poses)} moments.")
     masks = next(iter(clip.masks.values()), None)

@@ -16,6 +16,7 @@ from canon.gltf import Rig, Texture, write_glb, write_ply
 from canon.representations.dynamic_nerf.buffers import see
 from canon.representations.dynamic_nerf.model import Model
 from canon.sampling import remap_points
+from canon.skeletons import Motion
 from canon.spatial import Turntable
 from canon.storage import encoded_image, to_uint8
 
@@ -74,9 +75,14 @@ def save_mesh(fit: NerfFit, path: Path) -> None:
     elif suffix == ".glb":
         body = deformation.body
         with torch.no_grad():
-            weights = body.weights(torch.from_numpy(atlas.mesh.vertices).to(deformation.low.device)).cpu().numpy()
+            weights = (
+                deformation.weights(torch.from_numpy(atlas.mesh.vertices).to(deformation.low.device)).cpu().numpy()
+            )
+            every = torch.arange(len(deformation.rotations), device=deformation.low.device)
+            rotations, root = (part.cpu().numpy() for part in deformation.poses(every))
+        motion = Motion(body.skeleton, rotations, root, float(fit.clip.fps))
         texture = Texture(atlas.uv, atlas.size, encoded_image(to_uint8(canvas[..., :3])))
         rig = Rig(body.skeleton, body.rest.cpu().numpy(), weights)
-        write_glb(path, atlas.mesh, normals=atlas.normals, texture=texture, rig=rig, motion=fit.clip.poses)
+        write_glb(path, atlas.mesh, normals=atlas.normals, texture=texture, rig=rig, motion=motion)
     else:
         raise InputError(f"A mesh cannot be written as '{path.name}'; give a .glb or a .ply.")

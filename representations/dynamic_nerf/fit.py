@@ -87,6 +87,8 @@ class NerfFit(SpatialFit):
         """See :meth:`canon.Fit.over`."""
         clip = replace(clip, cameras=self.cameras, poses=self.clip.poses)
         found = NerfFit(clip, self.config, self.baked, self._plain, self._arrays, self.stats)
+        found.__dict__["model"] = self.model
+        found._posed.update(self._posed)
         found.pose_as(self)
         return found
 
@@ -140,7 +142,9 @@ class NerfFit(SpatialFit):
         names = [self.layer(name).name for name in (self.layers if layers is None else layers)]
         own: Pose | None = None
         if "human" in names:
-            own = self.pose(t) if pose is None else self.posing(*pose)
+            own = self.pose(t)
+            if pose is not None:
+                own = replace(self.posing(*pose), state=0 if own is None else own.state)
         return see(self.model.world, camera, own, self.model.device, background="background" in names)
 
     def posing(self, rotations: np.ndarray, root: np.ndarray) -> Pose:
@@ -182,12 +186,13 @@ class NerfFit(SpatialFit):
             frames: number of the frame whose time each new frame shows; None = in order, again and again.
         """
         times = list(frames) if frames is not None else [k % len(self) for k in range(len(cameras))]
-        moments = np.asarray(self.clip.moments)
         poses: list[Pose | None] = []
         for k, t in enumerate(times):
-            state = self.model.states[int(moments[self.index(t)])] if self.model.states else 0
-            own = None if motion is None else self.posing(motion.rotations[k], motion.root[k])
-            poses.append(self.pose(t) if own is None else replace(own, state=state))
+            pose = self.pose(t)
+            if motion is not None:
+                own = self.posing(motion.rotations[k], motion.root[k])
+                pose = replace(own, state=0 if pose is None else pose.state)
+            poses.append(pose)
         shots = [Shot(camera, pose) for camera, pose in zip(cameras, poses, strict=True)]
 
         rendered = pictures(self.model.world, shots, self.model.device)

@@ -75,15 +75,17 @@ class Model:
         deformation, atlas = self.world.deformation, self.atlas
         assert deformation is not None and atlas is not None
         key = pose.rotations.cpu().numpy().tobytes() + pose.root.cpu().numpy().tobytes()
-        if key not in self._posed:
+        known = self._posed.get(key)
+        if known is None:
             if len(self._posed) > 64:
                 self._posed.clear()
             # Vertices that were split where charts part are moved once.
             first, back = np.unique(atlas.source, return_index=True, return_inverse=True)[1:]
             rest = torch.from_numpy(atlas.mesh.vertices[first]).to(self.device)
             moved = deformation.transforms(pose.rotations, pose.root)
-            self._posed[key] = skin(deformation, rest, moved, pose.rotations).cpu().numpy()[back]
-        return self._posed[key]
+            known = skin(deformation, rest, moved, pose.rotations).cpu().numpy()[back]
+            self._posed[key] = known
+        return known
 
     def charts(self) -> Raster:
         """Which face of the surface is at which texel of the atlas."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from canon.bodies import BodyModel
 from canon.cameras import Camera
+from canon.errors import InputError
 from canon.representations.dynamic_nerf.deformation import Deformation
 from canon.representations.dynamic_nerf.fields import HumanField
 from canon.representations.dynamic_nerf.rasterise import Raster, interpolate, rasterise
@@ -29,7 +30,7 @@ def surface(human: HumanField, deformation: Deformation, cells: int) -> Mesh:
     """The canonical surface, by marching cubes; with several states, of all of them together.
 
     Raises:
-        ValueError: the field is empty.
+        InputError: the field is empty.
     """
     states = len(human.codes)
 
@@ -41,7 +42,12 @@ def surface(human: HumanField, deformation: Deformation, cells: int) -> Mesh:
         found = torch.stack(every).amax(dim=0) * (radii < 2.0)
         return found / (found + LEVEL)  # so that averages are of what is inside and outside, not of how dense it is
 
-    return extract(density, deformation.low, deformation.high, cells, 0.5, smooth=_SMOOTH)
+    try:
+        return extract(density, deformation.low, deformation.high, cells, 0.5, smooth=_SMOOTH)
+    except ValueError as error:
+        raise InputError(
+            "The person vanished while they were fitted; masks, poses and cameras must be of the same person and world."
+        ) from error
 
 
 def distance(body: BodyModel, points: Tensor) -> Tensor:

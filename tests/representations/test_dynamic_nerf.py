@@ -341,6 +341,18 @@ def test_a_camera_that_stands_still_sees_what_it_would_see_each_time(fit: NerfFi
         assert np.array_equal(own.depth[0], still.depth[k])
 
 
+def test_what_was_seen_from_elsewhere_is_seen_from_elsewhere_again(scene: HumanScene, fit: NerfFit) -> None:
+    wave = HumanScene(replace(scene.config, motion="wave", frames=14))
+    cameras = [fit.cameras[2]] * 14
+    once = fit.from_elsewhere(cameras, wave.motion())
+    again = once.from_elsewhere(cameras[:2], frames=[13, 3])
+    assert np.array_equal(again.clip.frames[0], once.clip.frames[13])
+    other = once.over(replace(once.clip, frames=np.zeros_like(once.clip.frames)))
+    assert isinstance(other, NerfFit) and np.array_equal(other.distance(13), once.distance(13))
+    with pytest.raises(canon.InputError, match="cannot be enlarged"):
+        canon.render(fit, scale=2)
+
+
 def test_removing_the_person_shows_the_room(scene: HumanScene, fit: NerfFit) -> None:
     video = canon.render(fit, make_edit(fit, "remove", layer="human"))
     t = 6
