@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -18,6 +19,10 @@ from canon.errors import InputError
 
 _LENS = (0, 4, 5, 8)
 """Numbers of distortion coefficients that OpenCV's model of a lens takes; a fisheye takes 0 or 4."""
+_WIDEST = 20.0
+"""Tangent of the angle up to which a lens is looked at."""
+_FAR_OUT = 1e6
+"""Pixels from the middle at which what a lens cannot show is said to be."""
 _STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 40, 1e-9)
 
 
@@ -101,7 +106,8 @@ class Camera:
             points: float [..., 3].
 
         Returns:
-            pixels: float64 [..., 2] as (x, y), also of points beside the picture; meaningless behind the camera.
+            pixels: float64 [..., 2] as (x, y), also of points beside the picture; very far from it beyond
+                :attr:`reach`, and meaningless behind the camera.
             depth: float64 [...], along the camera's axis; above 0 in front of it.
         """
         flat = np.ascontiguousarray(points, np.float64).reshape(-1, 3)
@@ -113,6 +119,14 @@ class Camera:
             return np.zeros((*shape, 2)), depth.reshape(shape)
         kind = cv2.fisheye if self.fisheye else cv2
         found, _ = kind.projectPoints(seen[:, None], np.zeros(3), np.zeros(3), self.intrinsics, self._lens)
+        if self.reach < np.inf:
+            # Further out the lens's polynomial turns back, and would show there what is not in the picture.
+            flat = seen[:, :2] / np.where(np.abs(depth) < 1e-12, 1e-12, depth)[:, None]
+            radius = np.linalg.norm(flat, axis=1)
+            beyond = radius > self.reach
+            found = np.array(found).reshape(-1, 2)
+            middle = self.intrinsics[:2, 2]
+            found[beyond] = middle + _FAR_OUT * flat[beyond] / radius[beyond, None]
         return np.asarray(found, np.float64).reshape(*shape, 2), depth.reshape(shape)
 
     def directions(self, pixels: np.ndarray) -> np.ndarray:
@@ -132,6 +146,20 @@ class Camera:
         seen = kind.undistortPoints(flat, self.intrinsics, self._lens, criteria=_STOP)
         rays = np.concatenate([np.asarray(seen).reshape(-1, 2), np.ones((len(flat), 1))], axis=1) @ self.rotation
         return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True)).reshape(*shape, 3)
+
+    @cached_property
+    def reach(self) -> float:
+        """Tangent of the largest angle from the axis that the lens's model holds for; infinite if there is none."""
+        if self.fisheye or not any(self.distortion):
+            return float(np.inf)
+        k1, k2, _, _, k3, k4, k5, k6 = (*self.distortion, *(0.0,) * (8 - len(self.distortion)))
+        r = np.linspace(0, _WIDEST, 4001)[1:]
+        square = r**2
+        above = 1 + square * (k1 + square * (k2 + square * k3))
+        below = 1 + square * (k4 + square * (k5 + square * k6))
+        shown = r * above / np.where(np.abs(below) < 1e-9, 1e-9, below)
+        falls = np.flatnonzero(np.diff(shown) <= 0)
+        return float(r[falls[0]]) if len(falls) else float(np.inf)
 
     @property
     def _lens(self) -> np.ndarray:

@@ -41,6 +41,19 @@ def test_rays_lead_back_to_their_pixels(lens: tuple[float, ...], fisheye: bool) 
     assert np.abs(back - pixels).max() < 1e-4 and (depth > 0).all()
 
 
+@pytest.mark.parametrize("lens", [(-0.3, 0.0, 0.0, 0.0), (-0.1, 0.0, 0.0, 0.0), (-0.3, 0.12, 1e-3, 0.0)])
+def test_a_barrel_shows_nothing_from_outside_of_its_view(lens: tuple[float, ...]) -> None:
+    own = camera(lens)
+    around, down = np.meshgrid(np.radians(np.linspace(-88, 88, 89)), np.radians(np.linspace(-80, 80, 61)))
+    ways = np.stack([np.sin(around) * np.cos(down), np.sin(down), np.cos(around) * np.cos(down)], axis=-1)
+    pixels, depth = own.project(own.position + 3 * ways @ own.rotation)
+    inside = (depth > 0) & ((pixels >= -0.5) & (pixels <= [SIZE[1] - 0.5, SIZE[0] - 0.5])).all(axis=-1)
+    assert inside.sum() > 10
+    back = own.directions(pixels[inside]) @ own.rotation.T
+    # At the very rim of what the model holds for its inverse is not sharp; what is folded is tens of degrees off.
+    assert np.abs(back - ways[inside]).max() < 0.01
+
+
 @given(st.tuples(*[st.floats(-3, 3)] * 3), st.tuples(*[st.floats(-5, 5)] * 3))
 @example((0.0, 0.0, 1e-5), (0.0, 2.0, 0.0))
 def test_opengl_there_and_back(angles: tuple[float, float, float], shift: tuple[float, float, float]) -> None:
