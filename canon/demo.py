@@ -73,6 +73,13 @@ def painted_frame(project: Project, fit: SpatialFit, t: int, place: np.ndarray, 
     return path
 
 
+def _begun(folder: str | Path, representation: str, preset: str) -> tuple[Project, dict[str, Any]]:
+    """The project of a demo, and the representation's options, which are refused before anything is written."""
+    options = {"preset": preset}
+    make_config(find_representation(representation).Config, options)
+    return Project.create(folder), options
+
+
 def run_person_demo(
     folder: str | Path,
     representation: str,
@@ -89,9 +96,7 @@ def run_person_demo(
     Raises:
         InputError: the folder is not canon's, or cannot be written.
     """
-    options = {"preset": preset}
-    make_config(find_representation(representation).Config, options)  # refused before anything is written
-    project = Project.create(folder)
+    project, options = _begun(folder, representation, preset)
     scene = HumanScene(HumanSceneConfig(**scene_options))
     source = project.folder / SOURCE
     say("writing the clip")
@@ -159,9 +164,7 @@ def run_demo(
     Raises:
         InputError: the folder is not canon's, or cannot be written.
     """
-    options = {"preset": preset}
-    make_config(find_representation(representation).Config, options)  # refused before anything is written
-    project = Project.create(folder)
+    project, options = _begun(folder, representation, preset)
     scene = make("demo", **scene_options)
     say("writing the clip")
     scene.save(project.folder / SOURCE)

@@ -7,7 +7,7 @@ and "L Knee" are the same. Names that are not known, such as those of fingers, a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,13 +136,22 @@ def _plain(name: str) -> tuple[str, str]:
     """Side and part of a name in any spelling."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", str(name))
     words = [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
+    return side_and_part(words, {*_PARTS, "foot", "hand", "toebase"})
+
+
+def side_and_part(words: Sequence[str], known: Collection[str]) -> tuple[str, str]:
+    """Side ("left", "right" or "") and part of a name in lower case, in its words.
+
+    Args:
+        known: parts that may have a side's first letter before them: "lknee", as some write it.
+    """
     text = "".join(words)
     for side in ("left", "right"):
         if text.startswith(side) or text.endswith(side):
             return side, text.replace(side, "", 1)
         if len(words) > 1 and side[0] in (words[0], words[-1]):
             return side, "".join(words[1:] if words[0] == side[0] else words[:-1])
-    for side in ("left", "right"):  # "lknee", as some write it
-        if text[:1] == side[0] and text[1:] in {*_PARTS, "foot", "hand", "toebase"}:
+    for side in ("left", "right"):
+        if text[:1] == side[0] and text[1:] in known:
             return side, text[1:]
     return "", text

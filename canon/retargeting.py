@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from canon.bodies import BodyModel, body_of
 from canon.errors import InputError
-from canon.pose_landmarks import NAMES
+from canon.pose_landmarks import NAMES, side_and_part
 from canon.pose_refining import nearest_rotation, unit
 from canon.skeletons import Motion, Skeleton
 
@@ -216,17 +216,7 @@ def _plain(name: str) -> tuple[str, str]:
     own = re.split(r"[:|]", name)[-1]
     own = re.sub(r"^(mixamorig\d*|bip0*1|b|m_avg|f_avg)[_ ]", "", own, flags=re.IGNORECASE)
     words = [word for word in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", own).lower()) if word]
-    text = "".join(words)
-    for side in ("left", "right"):
-        if text.startswith(side) or text.endswith(side):
-            return side, text.replace(side, "", 1)
-        if len(words) > 1 and side[0] in (words[0], words[-1]):
-            return side, "".join(words[1:] if words[0] == side[0] else words[:-1])
-    known = {call for calls in (*_BONES.values(), *_JOINTS.values()) for call in calls}
-    for side in ("left", "right"):
-        if text[:1] == side[0] and text[1:] in known:
-            return side, text[1:]
-    return "", text
+    return side_and_part(words, {call for calls in (*_BONES.values(), *_JOINTS.values()) for call in calls})
 
 
 def _line(skeleton: Skeleton, joint: int) -> list[int]:

@@ -44,8 +44,8 @@ def posed(world: World, pose: Pose, count: int) -> Posed:
     """One pose for so many rays."""
     assert world.deformation is not None
     moved = world.deformation.transforms(pose.rotations[None], pose.root[None])
-    state = torch.full((count,), pose.state, dtype=torch.long, device=moved.device)
-    return Posed(moved.expand(count, -1, -1, -1), pose.rotations[None].expand(count, -1, -1, -1), state)
+    state = torch.tensor([pose.state], device=moved.device)
+    return Posed(moved, pose.rotations[None], state).repeated(count)
 
 
 def see(world: World, camera: Camera, pose: Pose | None, device: torch.device, *, background: bool = True) -> Seen:
@@ -56,9 +56,9 @@ def see(world: World, camera: Camera, pose: Pose | None, device: torch.device, *
         background: whether it is there; black otherwise.
     """
     parts = []
+    one = None if pose is None else posed(world, pose, 1)
     for _, own in chunks(frame_rays(camera, device)):
-        where = None if pose is None else posed(world, pose, len(own.origins))
-        parts.append(world(own, where, background=background))
+        parts.append(world(own, None if one is None else one.repeated(len(own.origins)), background=background))
     names = ("rgb", "human", "depth", "rest")
     found = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     shaped = {name: value.reshape(*camera.size, *value.shape[1:]) for name, value in found.items()}
@@ -84,14 +84,22 @@ def pictures(world: World, shots: Sequence[Shot], device: torch.device) -> Itera
         if empty is None or empty[0] != same[t]:
             empty = same[t], _bytes(see(world, shot.camera, None, device).rgb)
         found = empty[1].copy()
-        box = person_box(world.deformation.body, posed(world, shot.pose, 1).transforms[0], shot.camera, REACH)
-        if box is not None:
-            numbers = np.arange(found.shape[0] * found.shape[1]).reshape(shot.camera.size)[box].ravel()
-            pixels = torch.from_numpy(numbers).to(device)
-            for part, own in chunks(RaySource([shot.camera], device)(torch.zeros_like(pixels), pixels)):
-                seen = world(own, posed(world, shot.pose, len(own.origins)))
-                found.reshape(-1, 3)[numbers[part]] = _bytes(seen.rgb)
+        for pixels, own, where in _about(world, shot.camera, shot.pose, device):
+            found.reshape(-1, 3)[pixels] = _bytes(world(own, where).rgb)
         yield found
+
+
+def _about(world: World, camera: Camera, pose: Pose, device: torch.device) -> Iterator[tuple[np.ndarray, Rays, Posed]]:
+    """The part of a picture where the person can be, in chunks: pixels int64 [R] (row by row), rays, and poses."""
+    assert world.deformation is not None
+    one = posed(world, pose, 1)
+    box = person_box(world.deformation.body, one.transforms[0], camera, REACH)
+    if box is None:
+        return
+    numbers = np.arange(camera.size[0] * camera.size[1]).reshape(camera.size)[box].ravel()
+    pixels = torch.from_numpy(numbers).to(device)
+    for part, own in chunks(RaySource([camera], device)(torch.zeros_like(pixels), pixels)):
+        yield numbers[part], own, one.repeated(len(own.origins))
 
 
 def _bytes(rgb: Tensor) -> np.ndarray:
@@ -110,16 +118,11 @@ def opacity(world: World, camera: Camera, pose: Pose, behind: np.ndarray, device
     """
     found = np.zeros(camera.size, np.float32)
     assert world.deformation is not None
-    box = person_box(world.deformation.body, posed(world, pose, 1).transforms[0], camera, REACH)
-    if box is None:
-        return found
     slack = _SLACK * float((world.deformation.high - world.deformation.low).amax())
-    pixels = torch.from_numpy(np.arange(found.size).reshape(camera.size)[box].ravel()).to(device)
-    limit = torch.from_numpy(np.ascontiguousarray(behind[box]).reshape(-1)).to(device) + slack
-    for part, own in chunks(RaySource([camera], device)(torch.zeros_like(pixels), pixels)):
-        seen = world(own, posed(world, pose, len(own.origins)), background=False)
-        shown = seen.depth < limit[part] * seen.human
-        found.reshape(-1)[pixels[part].cpu().numpy()] = (seen.human * shown).cpu().numpy()
+    for pixels, own, where in _about(world, camera, pose, device):
+        seen = world(own, where, background=False)
+        limit = torch.from_numpy(np.asarray(behind).reshape(-1)[pixels]).to(device) + slack
+        found.reshape(-1)[pixels] = (seen.human * (seen.depth < limit * seen.human)).cpu().numpy()
     return found
 
 
@@ -130,9 +133,9 @@ def background_distance(world: World, camera: Camera, device: torch.device) -> n
     return calm_distance(far.reshape(small.size).cpu().numpy(), camera.size)
 
 
-def fewer(size: Size) -> Size:
-    """(height, width) of a picture of the same aspect with not too many rays."""
-    share = min(1.0, (_MOST_RAYS / (size[0] * size[1])) ** 0.5)
+def fewer(size: Size, most: int = _MOST_RAYS) -> Size:
+    """(height, width) of a picture of the same aspect with at most about so many rays."""
+    share = min(1.0, (most / (size[0] * size[1])) ** 0.5)
     return max(round(size[0] * share), 1), max(round(size[1] * share), 1)
 
 

@@ -119,12 +119,7 @@ class NerfFit(SpatialFit):
         pose: tuple[np.ndarray, np.ndarray] | None = None,
         layers: Sequence[str] | None = None,
     ) -> np.ndarray:
-        """What another camera sees at the time of frame ``t``, float32 [H, W, 3] in 0..1; black where nothing is.
-
-        Args:
-            pose: rotations [J, 3, 3] of the joints and place [3] of the pelvis; None = that of frame ``t``.
-            layers: only these; None = all.
-        """
+        """See :meth:`canon.spatial.SpatialFit.view`."""
         with torch.no_grad():
             return self.seen(t, camera, pose, layers).rgb.clamp(0, 1).cpu().numpy()
 
@@ -178,13 +173,7 @@ class NerfFit(SpatialFit):
     def from_elsewhere(
         self, cameras: Sequence[Camera], motion: Motion | None = None, frames: Sequence[int] | None = None
     ) -> NerfFit:
-        """The fit as other cameras see it, or in other poses: a fit whose source is rendered. Edits apply to it.
-
-        Args:
-            cameras: one for each new frame, with pictures of one size.
-            motion: poses of the new frames, of this fit's joints; None keeps those of ``frames``.
-            frames: number of the frame whose time each new frame shows; None = in order, again and again.
-        """
+        """See :meth:`canon.spatial.SpatialFit.from_elsewhere`."""
         times = list(frames) if frames is not None else [k % len(self) for k in range(len(cameras))]
         poses: list[Pose | None] = []
         for k, t in enumerate(times):

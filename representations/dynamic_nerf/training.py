@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from canon.boxes import Box, grown
 from canon.errors import InputError
+from canon.representations.dynamic_nerf.buffers import Pose, fewer, see
 from canon.representations.dynamic_nerf.observations import Batch, Observations, chunks
-from canon.representations.dynamic_nerf.rays import RaySource, capsule_hits, person_box
+from canon.representations.dynamic_nerf.rays import capsule_hits, person_box
 from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
 from canon.representations.motion.flow import FLOW_STRIDE, Flow
 from canon.representations.neural.checkpoint import Run, load_run, read_record, save_run
@@ -106,7 +107,7 @@ class Training:
             found = self.world(batch.rays, None, generator, trust=trust)
             return F.mse_loss(found.rgb, batch.rgb) + found.loss + self._in_the_way(covered, generator)
 
-        self._stage("scene", self.world.sizes.scene, background, loss, report, free)
+        self._stage("scene", self.world.sizes.scene, background, loss, report, places)
 
     def _covered(self) -> np.ndarray:
         """Where a frame surely shows the person, bool [T, H, W]."""
@@ -153,7 +154,7 @@ class Training:
         def prepare(step: int) -> None:
             self._correct_poses(self.refine_poses and step >= _POSES_FROM * steps)
 
-        self._stage("human", steps, nn.ModuleList([human, deformation]), loss, report, self.hits, prepare=prepare)
+        self._stage("human", steps, nn.ModuleList([human, deformation]), loss, report, near, prepare=prepare)
 
     def joint(self, report: Report) -> None:
         """Both together, their samples merged by depth."""
@@ -165,7 +166,7 @@ class Training:
             found = self.world(batch.rays, self.posed(batch.frames), generator)
             return self._human_loss(found.rgb, found.human, batch, shape) + found.loss
 
-        self._stage("joint", self.world.sizes.joint, self.world, loss, report, self.hits, rate=0.2)
+        self._stage("joint", self.world.sizes.joint, self.world, loss, report, near, rate=0.2)
 
     def _correct_poses(self, wanted: bool) -> None:
         """Whether poses learn in the next step."""
@@ -338,14 +339,13 @@ class Training:
             return
         self._shown = now
         t = self.seen.count // 2
-        camera = self.seen.cameras[t]
-        share = min(1.0, (_PREVIEW_RAYS / (camera.size[0] * camera.size[1])) ** 0.5)
-        size = (max(round(camera.size[0] * share), 1), max(round(camera.size[1] * share), 1))
-        pixels = torch.arange(size[0] * size[1], device=self.seen.device)
-        source = RaySource([camera.resized(size)], self.seen.device)(torch.zeros_like(pixels), pixels)
-        posed = self.posed(torch.full_like(pixels, t)) if self.world.human is not None else None
-        rgb = self.world(source, posed).rgb.reshape(*size, 3).cpu().numpy()
-        both = [resize(np.asarray(self.seen.clip.frames[t]), size), to_uint8(rgb)]
+        camera = self.seen.cameras[t].resized(fewer(self.seen.size, _PREVIEW_RAYS))
+        pose = None
+        if self.world.deformation is not None:
+            moment = self.seen.moments[t]
+            pose = Pose(*self.world.deformation.poses(moment), int(self.states[moment]))
+        rgb = see(self.world, camera, pose, self.seen.device).rgb.cpu().numpy()
+        both = [resize(np.asarray(self.seen.clip.frames[t]), camera.size), to_uint8(rgb)]
         write_image(self.folder / PREVIEW, np.concatenate(both, axis=1))
 
     def _gradients(
@@ -381,7 +381,7 @@ class Training:
     @torch.no_grad()
     def _probe(self, places: np.ndarray) -> float:
         """PSNR in dB on some pixels, always the same."""
-        batch = self._random(np.flatnonzero(places), _PROBE, self._generator("probe", 0))
+        batch = self._random(places, _PROBE, self._generator("probe", 0))
         posed = self.posed(batch.frames) if self.world.human is not None else None
         return float(-10 * torch.log10(F.mse_loss(self.world(batch.rays, posed).rgb, batch.rgb)))
 

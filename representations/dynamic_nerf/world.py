@@ -42,6 +42,10 @@ class Posed:
         """Those of some rays."""
         return Posed(self.transforms[chosen], self.rotations[chosen], self.state[chosen])
 
+    def repeated(self, count: int) -> Posed:
+        """That of one ray, for so many."""
+        return Posed(*(part.expand(count, *part.shape[1:]) for part in (self.transforms, self.rotations, self.state)))
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
