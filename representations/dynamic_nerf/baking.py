@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,10 +23,9 @@ from canon.representations.dynamic_nerf.buffers import (
     opacity,
 )
 from canon.representations.dynamic_nerf.model import Model
-from canon.representations.dynamic_nerf.observations import same_cameras
 from canon.representations.dynamic_nerf.panorama import Panorama
 from canon.representations.dynamic_nerf.rasterise import interpolate
-from canon.representations.dynamic_nerf.rays import Rays
+from canon.representations.dynamic_nerf.rays import Rays, same_cameras
 from canon.representations.dynamic_nerf.skinning import distance, look, surface
 from canon.representations.dynamic_nerf.surface import Mesh, unwrap
 from canon.sampling import fill_from_nearest, remap_points
@@ -48,6 +48,8 @@ _LEAST_CELLS = 128
 """Of marching cubes along the body, for frames however small."""
 _MOST_FRAMES = 60
 """Frames, spread over the clip, that canvases are made from."""
+_STRIP = 1 << 20
+"""Texels of the panorama that are looked up together."""
 _PROBED = 8
 """Pixels between the rays that say how large the panorama must be."""
 
@@ -95,7 +97,9 @@ def find_canvases(model: Model, shots: Sequence[Shot]) -> None:
         some = Rays(rays.origins[chosen], rays.directions[chosen])
         far, _ = background_depth(model.world, some)
         places.append((some.origins + far[:, None] * some.directions).cpu().numpy())
-    model.panorama = Panorama.of(cameras, np.concatenate(places).astype(np.float64), TEXELS_PER_PIXEL)
+    model.panorama = Panorama.of(
+        cameras, np.concatenate(places).astype(np.float64), TEXELS_PER_PIXEL, model.world.sizes.panorama
+    )
 
 
 def _side(mesh: Mesh, texel: float, most: int) -> int:
@@ -116,7 +120,7 @@ def bake(model: Model, shots: Sequence[Shot], folder: Path, report: Callable[[fl
     )
     if model.atlas is not None:
         baked.human = fresh_array(folder / "human.npy", (count, *size, 2), np.float32)
-        baked.opacity = np.zeros((count, *size), np.uint8)
+        baked.opacity = fresh_array(folder / "opacity.npy", (count, *size), np.uint8)
     for t, shot in enumerate(shots):
         camera = shot.camera
         first = baked.same[t]
@@ -233,32 +237,43 @@ def _background_canvas(
     flat = torch.from_numpy(coarse.directions().reshape(-1, 3).astype(np.float32)).to(model.device)
     centre = torch.from_numpy(panorama.centre.astype(np.float32)).to(model.device).expand(len(flat), 3)
     far, colour = background_depth(model.world, Rays(centre, flat))
-    distance = calm_distance(far.reshape(size).cpu().numpy(), panorama.size).reshape(-1, 1)
+    distance = calm_distance(far.reshape(size).cpu().numpy(), panorama.size)
     known = cv2.resize(colour.reshape(*size, 3).cpu().numpy(), panorama.size[::-1], interpolation=cv2.INTER_LINEAR)
-    places = panorama.centre + panorama.directions().reshape(-1, 3) * distance.astype(np.float64)
+    coverage = np.zeros(panorama.size, np.float32)
+    strip = max(_STRIP // panorama.size[1], 1)
+    for first in range(0, panorama.size[0], strip):
+        rows = slice(first, first + strip)
+        places = panorama.centre + panorama.directions(rows) * distance[rows, :, None].astype(np.float64)
+        shows = partial(_of_background, places.reshape(-1, 3), shots, frames, baked, some)
+        found, seen = _mean(shows, known[rows].reshape(-1, 3))
+        known[rows], coverage[rows] = _canvas(found, seen, np.ones(places.shape[:2], bool))
+    return known, coverage
 
-    def shows() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
-        before, chosen, pixels, length = -1, np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(0)
-        for t in some:
-            camera, size = shots[t].camera, shots[t].camera.size
-            if baked.same[t] != before:  # a camera that stands still sees the same places
-                before = baked.same[t]
-                pixels, ahead = camera.project(places)
-                within = (ahead > 0) & ((pixels >= 0) & (pixels <= [size[1] - 1, size[0] - 1])).all(axis=1)
-                chosen = np.flatnonzero(within)
-                pixels = pixels[chosen].astype(np.float32)
-                length = np.linalg.norm(places[chosen] - camera.position, axis=1)
-            free = np.ones(size, np.float32)
-            if baked.opacity is not None:
-                free = (cv2.dilate(np.asarray(baked.opacity[t]), kernel) == 0).astype(np.float32)
-            packed = np.dstack([frames[t].astype(np.float32) / 255, free, baked.depth[t]])
-            values = remap_points(packed, pixels)
-            shown = (values[:, 3] > 0.99) & (np.abs(values[:, 4] / length - 1) < _AGREES)
-            yield chosen[shown], values[shown, :3], np.ones(int(shown.sum()), np.float32)
 
-    found, seen = _mean(shows, known.reshape(-1, 3))
-    return _canvas(found, seen, np.ones(panorama.size, bool))
+def _of_background(
+    places: np.ndarray, shots: Sequence[Shot], frames: np.ndarray, baked: Baked, some: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Per frame: which of the places [N, 3] it shows int64 [M], their colours [M, 3], and ones."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
+    before, chosen, pixels, length = -1, np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(0)
+    for t in some:
+        camera, size = shots[t].camera, shots[t].camera.size
+        if baked.same[t] != before:  # a camera that stands still sees the same places
+            before = baked.same[t]
+            pixels, ahead = camera.project(places)
+            within = (ahead > 0) & ((pixels >= 0) & (pixels <= [size[1] - 1, size[0] - 1])).all(axis=1)
+            chosen = np.flatnonzero(within)
+            pixels = pixels[chosen].astype(np.float32)
+            length = np.linalg.norm(places[chosen] - camera.position, axis=1)
+        if not len(chosen):
+            continue
+        free = np.ones(size, np.float32)
+        if baked.opacity is not None:
+            free = (cv2.dilate(np.asarray(baked.opacity[t]), kernel) == 0).astype(np.float32)
+        packed = np.dstack([frames[t].astype(np.float32) / 255, free, baked.depth[t]])
+        values = remap_points(packed, pixels)
+        shown = (values[:, 3] > 0.99) & (np.abs(values[:, 4] / length - 1) < _AGREES)
+        yield chosen[shown], values[shown, :3], np.ones(int(shown.sum()), np.float32)
 
 
 def _mean(

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from canon.cameras import Camera
 from canon.coordinates import Size
-from canon.representations.dynamic_nerf.observations import chunks, same_cameras
-from canon.representations.dynamic_nerf.rays import Rays, RaySource, person_box
+from canon.representations.dynamic_nerf.observations import chunks
+from canon.representations.dynamic_nerf.rays import Rays, RaySource, person_box, same_cameras
 from canon.representations.dynamic_nerf.volume import median_depth, merged_weights
 from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
 

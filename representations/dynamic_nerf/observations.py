@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from canon.cameras import Camera
 from canon.clip import Clip
-from canon.representations.dynamic_nerf.rays import Rays, RaySource
+from canon.representations.dynamic_nerf.rays import Rays, RaySource, same_cameras
 
 _CHUNK = 8192
 """Rays that are looked at together where no gradient is wanted."""
@@ -91,22 +92,56 @@ class Observations:
         values = None if self.masks is None else self.masks.get(frame)
         return None if values is None else np.asarray(values).astype(np.float32) / 255
 
-    def without_person(self, hits: np.ndarray | None, margin: int) -> np.ndarray:
-        """Where a frame surely shows the background, bool [T, H, W].
+    def without_person(self, frame: int, hits: np.ndarray | None, margin: int) -> np.ndarray:
+        """Where a frame surely shows the background, bool [H, W].
 
         Args:
-            hits: bool [T, H, W], where rays come near the person; stands in for masks that are missing.
+            hits: bool [H, W], where rays come near the person; stands in for a mask that is missing.
             margin: pixels kept away from a mask.
         """
-        free = np.ones((self.count, *self.size), bool)
-        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
-        for t in range(self.count):
-            mask = self.mask(t)
-            if mask is not None:
-                free[t] = cv2.dilate((mask > 0.02).astype(np.uint8), kernel) == 0
-            elif hits is not None:
-                free[t] = ~hits[t]
-        return free
+        mask = self.mask(frame)
+        if mask is not None:
+            kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
+            return cv2.dilate((mask > 0.02).astype(np.uint8), kernel) == 0
+        return np.ones(self.size, bool) if hits is None else ~hits
+
+
+class Pixels:
+    """Some of the pixels of all frames, kept as runs along rows: a few bytes for each row and outline.
+
+    Pixels are numbered frame after frame, row by row in each.
+    """
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._begins: list[np.ndarray] = []
+        self._counts: list[np.ndarray] = []
+        self._passed = 0
+
+    def add(self, mask: np.ndarray) -> None:
+        """Take those of the next frame that are True in its mask, bool [H, W]."""
+        steps = np.diff(mask.reshape(-1).astype(np.int8), prepend=0, append=0)
+        begin = np.flatnonzero(steps > 0)
+        self._begins.append(begin + self._passed)
+        self._counts.append(np.flatnonzero(steps < 0) - begin)
+        self._passed += mask.size
+        self.__dict__.pop("_runs", None)
+
+    @cached_property
+    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where runs begin, int64 [N], and how many pixels there are before each and in all, int64 [N + 1]."""
+        none = np.zeros(1, np.int64)
+        return np.concatenate([none[:0], *self._begins]), np.cumsum(np.concatenate([none, *self._counts]))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return int(self._runs[1][-1])
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """The so-manieth of them, int64 [N] both."""
+        begins, before = self._runs
+        run = np.searchsorted(before, numbers, side="right") - 1
+        return np.asarray(begins[run] + numbers - before[run])
 
 
 def chunks(rays: Rays, size: int = _CHUNK) -> Iterator[tuple[slice, Rays]]:
@@ -114,14 +149,3 @@ def chunks(rays: Rays, size: int = _CHUNK) -> Iterator[tuple[slice, Rays]]:
     for first in range(0, len(rays.origins), size):
         part = slice(first, first + size)
         yield part, Rays(rays.origins[part], rays.directions[part])
-
-
-def same_cameras(cameras: Sequence[Camera]) -> list[int]:
-    """The number of the first frame with the same camera, for each frame."""
-    first: dict[tuple[object, ...], int] = {}
-    found = []
-    for t, camera in enumerate(cameras):
-        numbers = (camera.intrinsics, camera.rotation, camera.translation)
-        key = (*(part.tobytes() for part in numbers), camera.distortion, camera.fisheye)
-        found.append(first.setdefault(key, t))
-    return found

@@ -14,9 +14,6 @@ import numpy as np
 from canon.cameras import Camera
 from canon.coordinates import Size
 
-_MOST = 8192
-"""Texels along a side."""
-
 
 @dataclass(frozen=True, eq=False)
 class Panorama:
@@ -37,11 +34,12 @@ class Panorama:
     size: Size
 
     @classmethod
-    def of(cls, cameras: Sequence[Camera], places: np.ndarray, scale: float) -> Panorama:
+    def of(cls, cameras: Sequence[Camera], places: np.ndarray, scale: float, most: int) -> Panorama:
         """One from the middle of all cameras that shows places [N, 3] of the world.
 
         Args:
             scale: texels along a pixel of the cameras.
+            most: texels along a side.
         """
         centre = np.mean([camera.position for camera in cameras], axis=0)
         ahead = np.mean([camera.rotation[2] for camera in cameras], axis=0)
@@ -58,7 +56,7 @@ class Panorama:
         margin = 0.02
         low, high = low - margin, high + margin
         low[0], high[0] = max(low[0], -np.pi), min(high[0], np.pi)
-        density = min(density, (_MOST - 1) / float((high - low).max()))
+        density = min(density, (most - 1) / float((high - low).max()))
         height, width = (int(np.ceil((high - low)[axis] * density)) + 1 for axis in (1, 0))
         return cls(centre, axes, (float(low[0]), float(low[1])), density, (height, width))
 
@@ -75,10 +73,10 @@ class Panorama:
         found = (angles - np.array(self.start)) * self.density
         return np.clip(found, 0, np.array([self.size[1] - 1, self.size[0] - 1])).astype(np.float32)
 
-    def directions(self) -> np.ndarray:
-        """Where its texels look, float64 [h, w, 3] of length 1."""
+    def directions(self, rows: slice = slice(None)) -> np.ndarray:
+        """Where its texels look, float64 [h, w, 3] of length 1, or those of some rows."""
         height, width = self.size
-        return self.towards(np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1))
+        return self.towards(np.stack(np.meshgrid(np.arange(width), np.arange(height)[rows]), axis=-1))
 
     def towards(self, texels: np.ndarray) -> np.ndarray:
         """Where texels [..., 2] look, float64 [..., 3] of length 1."""

@@ -6,16 +6,17 @@ Convention: a ray starts at its camera and its direction has length 1; pixels ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from canon.bodies import BodyModel
 from canon.boxes import Box
 from canon.cameras import Camera
-from canon.coordinates import pixel_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,34 +36,59 @@ class Rays:
 
 
 class RaySource:
-    """Gives the rays of any pixels of frames with a camera each; cameras of one lens share its table of directions."""
+    """Gives the rays of any pixels of frames with a camera each."""
 
     def __init__(self, cameras: Sequence[Camera], device: torch.device) -> None:
         """Take cameras with pictures of one size."""
         self.size = cameras[0].size
-        lenses: dict[tuple[object, ...], int] = {}
-        tables, numbers = [], []
-        for camera in cameras:
-            key = (camera.intrinsics.tobytes(), camera.distortion, camera.fisheye)
-            if key not in lenses:
-                lenses[key] = len(lenses)
-                own = Camera(
-                    camera.size, camera.intrinsics, np.eye(3), np.zeros(3), camera.distortion, fisheye=camera.fisheye
-                )
-                directions = own.directions(pixel_grid(camera.size).numpy()).astype(np.float32)
-                tables.append(torch.from_numpy(directions).reshape(-1, 3))
-            numbers.append(lenses[key])
-        self._tables = torch.stack(tables).to(device)
-        self._lens = torch.tensor(numbers, device=device)
-        turns = np.stack([camera.rotation.T for camera in cameras])
-        self._turns = torch.from_numpy(turns.astype(np.float32)).to(device)
-        places = np.stack([camera.position for camera in cameras])
-        self.places = torch.from_numpy(places.astype(np.float32)).to(device)
+        self.places = _table([camera.position for camera in cameras], device)
+        self._turns = _table([camera.rotation.T for camera in cameras], device)
+        scale = [(camera.intrinsics[0, 0], camera.intrinsics[1, 1]) for camera in cameras]
+        middle = [camera.intrinsics[:2, 2] for camera in cameras]
+        self._scale, self._middle = _table(scale, device), _table(middle, device)
+        # What a lens bends has no closed form: such pixels are traced back when they are asked for.
+        self._lenses = [replace(camera, rotation=np.eye(3), translation=np.zeros(3)) for camera in cameras]
+        self._bent = np.array([camera.fisheye or any(camera.distortion) for camera in cameras])
 
     def __call__(self, frames: Tensor, pixels: Tensor) -> Rays:
         """Rays of pixels [...] (row * width + column) of frames [...], both int64."""
-        own = self._tables[self._lens[frames], pixels]
+        width = self.size[1]
+        rows = torch.div(pixels, width, rounding_mode="floor")
+        at = torch.stack([pixels - rows * width, rows], dim=-1)
+        own = F.normalize(F.pad((at - self._middle[frames]) / self._scale[frames], (0, 1), value=1.0), dim=-1)
+        if self._bent.any():
+            own = self._traced(own, frames.cpu().numpy(), at.cpu().numpy())
         return Rays(self.places[frames], (self._turns[frames] @ own[..., None])[..., 0])
+
+    def _traced(self, straight: Tensor, frames: np.ndarray, at: np.ndarray) -> Tensor:
+        """Directions [..., 3] before the camera's turn, of pixels (x, y) [..., 2], with lenses that bend."""
+        found = straight.cpu().numpy().copy()
+        lens = self._number[frames]
+        for number in np.unique(lens):
+            if self._bent[number]:
+                own = lens == number
+                found[own] = self._lenses[number].directions(at[own].astype(np.float64))
+        return torch.from_numpy(found).to(straight.device)
+
+    @cached_property
+    def _number(self) -> np.ndarray:
+        """The first frame with the same lens, for each frame, int64 [T]."""
+        return np.array(same_cameras(self._lenses))
+
+
+def same_cameras(cameras: Sequence[Camera]) -> list[int]:
+    """The number of the first frame with the same camera, for each frame."""
+    first: dict[tuple[object, ...], int] = {}
+    found = []
+    for t, camera in enumerate(cameras):
+        numbers = (camera.intrinsics, camera.rotation, camera.translation)
+        key = (*(part.tobytes() for part in numbers), camera.distortion, camera.fisheye)
+        found.append(first.setdefault(key, t))
+    return found
+
+
+def _table(values: Sequence[object], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array(values, np.float32)).to(device)
 
 
 def person_box(body: BodyModel, transforms: Tensor, camera: Camera, widened: float) -> Box | None:

@@ -18,6 +18,7 @@ class Sizes:
         patch, patches: side and number of the squares of pixels that a step on the person looks at.
         scene, human, joint: steps of the stages.
         texels: along a side of the texture atlas.
+        panorama: texels along a side of the background's canvas, at most.
         cells: of marching cubes, along the longest side of the body.
     """
 
@@ -35,13 +36,14 @@ class Sizes:
     human: int
     joint: int
     texels: int
+    panorama: int
     cells: int
 
 
 SIZES = {
-    "fast": Sizes(8, 15, 256, 32, 24, 14, 16, 1024, 12, 6, 600, 400, 100, 512, 128),
-    "balanced": Sizes(10, 16, 512, 32, 24, 14, 20, 1024, 14, 6, 1800, 1200, 250, 1024, 144),
-    "quality": Sizes(16, 19, 2048, 64, 96, 48, 64, 8192, 32, 8, 8000, 8000, 4000, 2048, 256),
+    "fast": Sizes(8, 15, 256, 32, 24, 14, 16, 1024, 12, 6, 600, 400, 100, 512, 2048, 128),
+    "balanced": Sizes(10, 16, 512, 32, 24, 14, 20, 1024, 14, 6, 1800, 1200, 250, 1024, 4096, 144),
+    "quality": Sizes(16, 19, 2048, 64, 96, 48, 64, 8192, 32, 8, 8000, 8000, 4000, 2048, 8192, 256),
 }
 
 BACKGROUNDS = ("hashgrid", "nerfacto")

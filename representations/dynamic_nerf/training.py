@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from kornia.losses import ssim_loss
 from torch import Tensor, nn
 
-from canon.boxes import Box, grown
+from canon.boxes import Box
 from canon.errors import InputError
+from canon.representations.dynamic_nerf.backdrop import Backdrop
 from canon.representations.dynamic_nerf.buffers import Pose, fewer, see
-from canon.representations.dynamic_nerf.observations import Batch, Observations, chunks
+from canon.representations.dynamic_nerf.observations import Batch, Observations, Pixels, chunks
 from canon.representations.dynamic_nerf.rays import capsule_hits, person_box
 from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
 from canon.representations.motion.flow import FLOW_STRIDE, Flow
@@ -31,6 +32,8 @@ _LAST_RATE = 0.05
 """Share of the learning rates that is left at the end of a stage."""
 _SSIM = 0.1
 _MASK = 0.2
+_MARGIN = 2
+"""Pixels beside a mask that are not taken for background."""
 _LPIPS, LEAST_PATCH = 0.05, 32
 """How much LPIPS counts, and the smallest patch whose features mean anything."""
 _FLOW = 0.05
@@ -49,6 +52,21 @@ _REPORTS = 50
 """Times that a stage tells of its progress."""
 
 Report = Callable[[float, Mapping[str, float]], None]
+
+
+@dataclass
+class Places:
+    """Pixels of all frames, by what they show.
+
+    Attributes:
+        free: surely the background.
+        near: rays that come near the person.
+        covered: surely the person.
+    """
+
+    free: Pixels = field(default_factory=Pixels)
+    near: Pixels = field(default_factory=Pixels)
+    covered: Pixels = field(default_factory=Pixels)
 
 
 @dataclass
@@ -95,31 +113,19 @@ class Training:
         """The background alone, from pixels that do not show the person."""
         background = self.world.background
         assert background is not None
-        free = self.seen.without_person(self.hits if self.world.human is not None else None, margin=2)
-        places = np.flatnonzero(free)
-        if not len(places):
+        places = self.places
+        if not len(places.free):
             raise InputError("The masks leave nothing of the background in any frame; give masks of the person alone.")
-        covered = np.flatnonzero(self._covered())
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
-            batch = self._random(places, self.world.sizes.rays // self.shards, generator)
+            batch = self._random(places.free, self.world.sizes.rays // self.shards, generator)
             trust = min(step / (_TRUSTED * self.world.sizes.scene), 1.0)
             found = self.world(batch.rays, None, generator, trust=trust)
-            return F.mse_loss(found.rgb, batch.rgb) + found.loss + self._in_the_way(covered, generator)
+            return F.mse_loss(found.rgb, batch.rgb) + found.loss + self._in_the_way(places.covered, generator)
 
-        self._stage("scene", self.world.sizes.scene, background, loss, report, places)
+        self._stage("scene", self.world.sizes.scene, background, loss, report, places.free)
 
-    def _covered(self) -> np.ndarray:
-        """Where a frame surely shows the person, bool [T, H, W]."""
-        found = np.zeros((self.seen.count, *self.seen.size), bool)
-        if self.world.deformation is not None:
-            for t in range(self.seen.count):
-                mask = self.seen.mask(t)
-                if mask is not None:
-                    found[t] = (mask > 0.98) & self.hits[t]
-        return found
-
-    def _in_the_way(self, covered: np.ndarray, generator: torch.Generator) -> Tensor:
+    def _in_the_way(self, covered: Pixels, generator: torch.Generator) -> Tensor:
         """How much of the background lies before the person, or in them, where they are seen: there can be nothing."""
         if not len(covered):
             return torch.zeros((), device=self.seen.device)
@@ -136,7 +142,9 @@ class Training:
         """The person before the background as it is."""
         human, deformation = self.world.human, self.world.deformation
         assert human is not None and deformation is not None
-        behind, near = self._behind(), np.flatnonzero(self.hits)
+        near, sizes = self.places.near, self.world.sizes
+        steps = sizes.human
+        behind = Backdrop(self.world, self.seen, self._box, steps * sizes.patches * sizes.patch**2)
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
             batch, shape = self._patches(near, generator)
@@ -146,19 +154,18 @@ class Training:
             value = self._human_loss(rgb, found.human, batch, shape)
             return value if self.flow is None else value + _FLOW * self._against_flow(batch, found)
 
-        steps = self.world.sizes.human
-
         def opened(step: int) -> float:
             return float(np.clip((step / steps - _RESIDUAL_FROM) / (_RESIDUAL_TO - _RESIDUAL_FROM), 0, 1))
 
         def prepare(step: int) -> None:
+            behind.prepare()
             self._correct_poses(self.refine_poses and step >= _POSES_FROM * steps)
 
         self._stage("human", steps, nn.ModuleList([human, deformation]), loss, report, near, prepare=prepare)
 
     def joint(self, report: Report) -> None:
         """Both together, their samples merged by depth."""
-        near = np.flatnonzero(self.hits)
+        near = self.places.near
         self._correct_poses(self.refine_poses)
 
         def loss(step: int, generator: torch.Generator) -> Tensor:
@@ -215,24 +222,32 @@ class Training:
 
     # --- pixels ---
 
-    @property
-    def hits(self) -> np.ndarray:
-        """Where rays come near the person, bool [T, H, W]."""
-        if not hasattr(self, "_hits"):
-            found = np.zeros((self.seen.count, *self.seen.size), bool)
-            numbers = np.arange(found[0].size).reshape(self.seen.size)
-            with torch.no_grad():
-                for t in range(self.seen.count):
-                    box = self._box(t)
-                    if box is None:
-                        continue
-                    pixels = numbers[box].reshape(-1)
-                    posed = self.posed(torch.tensor([t], device=self.seen.device))
-                    for part, own in chunks(self.seen.rays(t, torch.from_numpy(pixels).to(self.seen.device))):
-                        hit = self.world.hits(own, posed.of(torch.zeros(len(own.origins), dtype=torch.long)))
-                        found[t].reshape(-1)[pixels[part]] = hit.cpu().numpy()
-            self._hits = found
-        return self._hits
+    @cached_property
+    def places(self) -> Places:
+        """Which pixels show what, by the poses that are given."""
+        found = Places()
+        nothing = np.zeros(self.seen.size, bool)
+        for t in range(self.seen.count):
+            hits = None if self.world.human is None else self._hits(t)
+            mask = self.seen.mask(t)
+            found.free.add(self.seen.without_person(t, hits, _MARGIN))
+            found.near.add(nothing if hits is None else hits)
+            found.covered.add(nothing if hits is None or mask is None else (mask > 0.98) & hits)
+        return found
+
+    def _hits(self, t: int) -> np.ndarray:
+        """Where rays of a frame come near the person, bool [H, W]."""
+        found = np.zeros(self.seen.size, bool)
+        box = self._box(t)
+        if box is None:
+            return found
+        pixels = np.arange(found.size).reshape(found.shape)[box].reshape(-1)
+        with torch.no_grad():
+            posed = self.posed(torch.tensor([t], device=self.seen.device))
+            for part, own in chunks(self.seen.rays(t, torch.from_numpy(pixels).to(self.seen.device))):
+                hit = self.world.hits(own, posed.of(torch.zeros(len(own.origins), dtype=torch.long)))
+                found.reshape(-1)[pixels[part]] = hit.cpu().numpy()
+        return found
 
     def _box(self, t: int) -> Box | None:
         """Rows and columns of a frame outside of which the person is not."""
@@ -241,12 +256,12 @@ class Training:
         posed = self.posed(torch.tensor([t], device=self.seen.device))
         return person_box(deformation.body, posed.transforms[0].detach(), self.seen.cameras[t], REACH)
 
-    def _random(self, places: np.ndarray, count: int, generator: torch.Generator) -> Batch:
+    def _random(self, places: Pixels, count: int, generator: torch.Generator) -> Batch:
         chosen = places[torch.randint(len(places), (count,), generator=generator).numpy()]
         area = self.seen.size[0] * self.seen.size[1]
         return self.seen.take(chosen // area, chosen % area)
 
-    def _patches(self, near: np.ndarray, generator: torch.Generator) -> tuple[Batch, tuple[int, int, int]]:
+    def _patches(self, near: Pixels, generator: torch.Generator) -> tuple[Batch, tuple[int, int, int]]:
         """Squares of pixels about places where the person may be: [N * side * side], and their shape."""
         height, width = self.seen.size
         count = max(self.world.sizes.patches // self.shards, 1)
@@ -262,25 +277,6 @@ class Training:
         flat = (all_rows * width + all_columns).reshape(-1)
         return self.seen.take(np.repeat(frames, side * side), flat), (count, side, side)
 
-    def _behind(self) -> Callable[[Batch], Tensor]:
-        """Looks up the background's colour, which is rendered once for every camera that differs from the others."""
-        if self.world.background is None:
-            return lambda batch: torch.zeros_like(batch.rgb)
-        first = {view: k for k, view in enumerate(dict.fromkeys(self.seen.views))}
-        number = torch.tensor([first[view] for view in self.seen.views], device=self.seen.device)
-        pictures = torch.zeros(len(first), self.seen.size[0] * self.seen.size[1], 3, dtype=torch.uint8)
-        with torch.no_grad():
-            for view, k in first.items():
-                wanted = np.zeros(self.seen.size, bool)
-                for t in np.flatnonzero(np.array(self.seen.views) == view).tolist():
-                    box = self._box(t)
-                    if box is not None:  # patches reach beyond what is hit
-                        wanted[grown(box, self.world.sizes.patch, self.seen.size)] = True
-                pixels = torch.from_numpy(np.flatnonzero(wanted))
-                for part, own in chunks(self.seen.rays(view, pixels.to(self.seen.device))):
-                    pictures[k, pixels[part]] = (self.world(own, None).rgb.clamp(0, 1) * 255 + 0.5).byte().cpu()
-        return lambda batch: pictures[number[batch.frames].cpu(), batch.pixels.cpu()].to(self.seen.device).float() / 255
-
     # --- steps ---
 
     def _stage(
@@ -290,7 +286,7 @@ class Training:
         learners: nn.Module,
         loss: Callable[[int, torch.Generator], Tensor],
         report: Report,
-        probed: np.ndarray,
+        probed: Pixels,
         rate: float = 1.0,
         prepare: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -379,7 +375,7 @@ class Training:
         return torch.Generator().manual_seed(int(content_hash(self.seed, name, step, shard)[:12], 16))
 
     @torch.no_grad()
-    def _probe(self, places: np.ndarray) -> float:
+    def _probe(self, places: Pixels) -> float:
         """PSNR in dB on some pixels, always the same."""
         batch = self._random(places, _PROBE, self._generator("probe", 0))
         posed = self.posed(batch.frames) if self.world.human is not None else None

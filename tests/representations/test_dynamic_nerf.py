@@ -144,7 +144,7 @@ def test_the_panorama_knows_where_its_texels_look() -> None:
     scene = person()
     cameras = [scene.camera(t) for t in range(4)]
     places = cameras[0].position + 3 * cameras[0].directions(np.array([[5.0, 9], [50, 60], [30, 2]]))
-    panorama = Panorama.of(cameras, places, 1.0)
+    panorama = Panorama.of(cameras, places, 1.0, 4096)
     height, width = panorama.size
     texels = np.stack(np.meshgrid(np.arange(0, width, 3), np.arange(0, height, 5)), axis=-1).astype(np.float64)
     back = panorama.coordinates(panorama.centre + 2.7 * panorama.towards(texels))
