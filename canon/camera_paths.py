@@ -22,8 +22,11 @@ _MOST = 100_000
 def read_path(path: str | Path, size: Size) -> list[Camera]:
     """The cameras of a camera path of nerfstudio (``camera_path`` with ``camera_to_world`` and ``fov``).
 
+    Size and aspect that the file names are not used. Its field of view is that from top to bottom, so a path that was
+    made for wider pictures loses its sides here, and one for narrower pictures shows more there.
+
     Args:
-        size: (height, width) of the pictures; those that the file names give the aspect only where it agrees.
+        size: (height, width) of the pictures.
 
     Raises:
         InputError: it cannot be read, or is no such file.

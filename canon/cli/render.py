@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Render one edit, or several in the order given, onto the source. Pixels that no edit touches stay what
 they are in the source (in PNGs bit for bit; video codecs round). A fit in three dimensions can be seen from other
-cameras and in other poses as well, with edits or without; there, all is rendered."""
+cameras and in other poses as well, with edits or without; there the source is rendered, too."""
 
 
 @dataclass
@@ -39,10 +39,11 @@ class RenderArguments:
     unlit: bool = False
     """The light of the scene does not fall on the edit."""
     camera: str | None = None
-    """dynamic-nerf: "orbit" (once around), "original" (rendered, not composited), nerfstudio's camera path, or a file
-    of cameras, which must be of the fit's world."""
+    """dynamic-nerf: "orbit" (once around), "original" (the clip's own, of several views the first; the source is
+    rendered), nerfstudio's camera path, or a file of cameras, which must be of the fit's world."""
     pose: str | None = None
-    """dynamic-nerf: motion for the person, a .bvh or a file of poses; it begins where the person of the clip stands."""
+    """dynamic-nerf: motion for the person, a .bvh or a file of poses; it begins where the person of the clip stands.
+    Without --camera it is seen as by --camera original."""
     only: str | None = None
     """Only this layer: the others are removed, and what is in front has opacity where the format can hold it."""
     frames: int | None = None

@@ -49,7 +49,8 @@ class DynamicNerfConfig:
     body: str = "capsules"
     """What the person is at first: capsules (around the bones), a skinned .glb, an SMPL model (.npz, .pkl), or anny."""
     states: tuple[int, ...] = ()
-    """Moments from which on the person holds or wears something else: each stretch gets a look of its own."""
+    """Moments from which on the person holds or wears something else: each stretch gets a look of its own in the
+    field, but the texture atlas stays one canvas, a mean over all of them."""
     refine_poses: bool = True
     """Correct the given poses where the frames say so."""
     non_rigid: bool = True
@@ -139,16 +140,14 @@ class DynamicNerf(Representation):
         attached, arrays = pack(model)
         stats = {"seconds": clock.seconds, **figures}
         layers = baking.layers(model, baked, canvases)
-        fit = NerfFit(clip, plain, layers, attached, {**arrays, "depth": baked.depth}, stats)
-        fit.__dict__["model"] = model
-        return fit
+        return NerfFit(clip, plain, layers, attached, {**arrays, "depth": baked.depth}, stats, model=model)
 
     @classmethod
     def restored(cls, fit: Fit, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Fit:
         """See :meth:`canon.registry.Representation.restored`."""
         from canon.representations.dynamic_nerf.fit import NerfFit
 
-        return NerfFit(fit.clip, fit.config, fit.baked, plain, arrays, fit.stats)
+        return NerfFit.restored(fit, plain, arrays)
 
 
 def check(clip: Clip, config: DynamicNerfConfig) -> None:
@@ -175,6 +174,8 @@ def check(clip: Clip, config: DynamicNerfConfig) -> None:
     masks = next(iter(clip.masks.values()), None)
     if masks is not None and not any(bool(np.any(values > 127)) for values in masks.values):
         raise InputError("The masks show no person in any frame; give masks that are white on the person, or none.")
+    if config.states:
+        log.warning("the person has %d states and one canvas: it is a mean over all of them", len(config.states) + 1)
 
 
 def trained(
@@ -207,7 +208,7 @@ def trained(
         _perceptual(config, sizes, device),
         _flow(config, clip, folder),
     )
-    if motion is not None and not training.hits.any():
+    if motion is not None and not len(training.places.near):
         raise InputError("The poses are in no frame as its camera sees it; poses and cameras must be of one world.")
     stages = ("scene", "human", "joint") if motion is not None else ("scene",)
     for name in stages:

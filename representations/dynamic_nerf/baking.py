@@ -24,7 +24,7 @@ from canon.representations.dynamic_nerf.buffers import (
 )
 from canon.representations.dynamic_nerf.model import Model
 from canon.representations.dynamic_nerf.panorama import Panorama
-from canon.representations.dynamic_nerf.rasterise import interpolate
+from canon.rasterise import interpolate
 from canon.representations.dynamic_nerf.rays import Rays, same_cameras
 from canon.representations.dynamic_nerf.skinning import distance, look, surface
 from canon.representations.dynamic_nerf.surface import Mesh, unwrap

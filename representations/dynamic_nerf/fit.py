@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from torch import nn
 
 from canon.cameras import Camera
 from canon.clip import Clip
-from canon.errors import InputError
-from canon.fits import FitLayer
+from canon.errors import InputError, first_line
+from canon.fits import Fit, FitLayer
+from canon.rasterise import Raster, interpolate, rasterise
 from canon.representations.dynamic_nerf import model as models
 from canon.representations.dynamic_nerf.baking import LIGHT_STRIDE, bake, layers
 from canon.representations.dynamic_nerf.buffers import Pose, Shot, pictures, see
 from canon.representations.dynamic_nerf.exporting import save_mesh, turntables
-from canon.representations.dynamic_nerf.rasterise import Raster, interpolate, rasterise
 from canon.representations.dynamic_nerf.world import Seen
 from canon.runtime import usable_device
 from canon.sampling import fill_from_nearest, remap_points
@@ -46,12 +45,17 @@ class NerfFit(SpatialFit):
         plain: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
         stats: Mapping[str, Any] | None = None,
+        *,
+        model: models.Model | None = None,
+        poses: models.Poses | None = None,
     ) -> None:
         """Put a fit together.
 
         Args:
             plain, arrays: of :func:`canon.representations.dynamic_nerf.model.pack`, and the array ``depth``, float32
                 [T, H, W], how far the background is.
+            model: what they were packed from; None unpacks them when that is first asked for.
+            poses: of the frames, where they are not those of the clip's moments.
 
         Raises:
             InputError: an array has another shape than the clip asks for, or the clip's cameras are missing.
@@ -61,16 +65,50 @@ class NerfFit(SpatialFit):
             raise InputError("A fit in three dimensions needs the cameras of its clip, which are missing.")
         if arrays["depth"].shape != (len(clip), *clip.size):
             raise InputError(f"The depth is {list(arrays['depth'].shape)}, and the clip {[len(clip), *clip.size]}.")
+        if poses is not None and not len(clip) == len(poses.rotations) == len(poses.root) == len(poses.states):
+            raise InputError(f"There are poses of {len(poses.rotations)} frames, and the clip has {len(clip)}.")
         self._plain, self._arrays = dict(plain), dict(arrays)
+        self._model, self._poses = model, poses
         self.cameras = list(clip.cameras)
         """One for each frame."""
         self.depth = arrays["depth"]
         """float32 [T, H, W], how far the background is, also behind the person."""
 
-    @cached_property
+    @classmethod
+    def restored(cls, fit: Fit, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> NerfFit:
+        """The fit of which :meth:`attachments` were kept; its fields are made when they are first asked for.
+
+        Raises:
+            InputError: something of the attachments is missing or of another kind.
+        """
+        try:
+            models.check(plain, arrays, fit.layers)
+            values = dict(arrays)
+            poses = models.Poses.taken_from(values)
+            own = {key: value for key, value in plain.items() if key not in ("id", "arrays")}
+            found = cls(fit.clip, fit.config, fit.baked, own, values, fit.stats, poses=poses)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{_damage(error)}; delete the fit and fit again.") from error
+        # Seen from elsewhere it is still at home where the edits of the first fit are.
+        found._id = str(plain["id"]) if "id" in plain else None
+        return found
+
+    @property
     def model(self) -> models.Model:
-        """The fields, on the GPU where there is one."""
-        return models.unpack(self._plain, self._arrays, usable_device(None))
+        """The fields, on the GPU where there is one.
+
+        Raises:
+            InputError: what was kept of them is damaged, or nerfstudio made them and is not installed.
+        """
+        if self._model is None:
+            try:
+                self._model = models.unpack(self._plain, self._arrays, usable_device(None))
+            except InputError:
+                raise
+            except (KeyError, TypeError, ValueError) as error:
+                name = f"'{self.clip.source}'"
+                raise InputError(f"The fit of {name} is damaged: {_damage(error)}; delete it and fit again.") from error
+        return self._model
 
     @property
     def id(self) -> str:
@@ -81,14 +119,14 @@ class NerfFit(SpatialFit):
 
     def attachments(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """See :meth:`canon.Fit.attachments`."""
-        return self._plain, self._arrays
+        arrays = self._arrays | ({} if self._poses is None else self._poses.named())
+        return {**self._plain, "id": self.id, "arrays": models.described(arrays)}, arrays
 
     def over(self, clip: Clip) -> NerfFit:
         """See :meth:`canon.Fit.over`."""
         clip = replace(clip, cameras=self.cameras, poses=self.clip.poses)
-        found = NerfFit(clip, self.config, self.baked, self._plain, self._arrays, self.stats)
-        found.__dict__["model"] = self.model
-        found._posed.update(self._posed)
+        known = self.config, self.baked, self._plain, self._arrays, self.stats
+        found = NerfFit(clip, *known, model=self.model, poses=self._poses)
         found.pose_as(self)
         return found
 
@@ -105,12 +143,10 @@ class NerfFit(SpatialFit):
 
     def pose(self, t: int) -> Pose | None:
         """The person's pose in frame ``t``, as corrected; None where there is no person."""
-        return self._posed.get(self.index(t)) or self.model.pose(int(self.clip.moments[self.index(t)]))
-
-    @cached_property
-    def _posed(self) -> dict[int, Pose]:
-        """Poses of frames that are not the clip's own."""
-        return {}
+        t = self.index(t)
+        if self._poses is None:
+            return self.model.pose(int(self.clip.moments[t]))
+        return self.model.posing(self._poses.rotations[t], self._poses.root[t], int(self._poses.states[t]))
 
     def view(
         self,
@@ -189,10 +225,17 @@ class NerfFit(SpatialFit):
         with tempfile.TemporaryDirectory(prefix="canon-views-") as folder:
             baked = bake(self.model, shots, Path(folder), lambda share: None)
             canvases = {layer.name: (layer.color, layer.coverage) for layer in self.baked}
-            arrays = {**self._arrays, "depth": baked.depth}
-            found = NerfFit(clip, self.config, layers(self.model, baked, canvases), self._plain, arrays, self.stats)
-        found.__dict__["model"] = self.model
-        found._posed.update({k: pose for k, pose in enumerate(poses) if pose is not None})
+            known = [pose for pose in poses if pose is not None]
+            found = NerfFit(
+                clip,
+                self.config,
+                layers(self.model, baked, canvases),
+                self._plain,
+                {**self._arrays, "depth": baked.depth},
+                self.stats,
+                model=self.model,
+                poses=models.Poses.of(known) if known else None,
+            )
         found.pose_as(self)
         return found
 
@@ -351,3 +394,8 @@ def _on_faces(
     )
     shares = np.stack([second[0], second[1], 1 - second[0] - second[1]], axis=1)
     return corners, np.clip(shares, -1, 2)
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with what was kept of a fit, for the beginning of a sentence."""
+    return f"{error} is missing" if isinstance(error, KeyError) else first_line(error)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 import numpy as np
 import torch
 
 from canon.bodies import BodyModel, Bones
+from canon.rasterise import Raster
 from canon.representations.dynamic_nerf.body_volume import VolumeBody
 from canon.representations.dynamic_nerf.buffers import Pose
 from canon.representations.dynamic_nerf.deformation import Deformation
 from canon.representations.dynamic_nerf.fields import Frame, HumanField, SceneField
 from canon.representations.dynamic_nerf.panorama import Panorama
-from canon.representations.dynamic_nerf.rasterise import Raster
 from canon.representations.dynamic_nerf.sizes import Sizes
 from canon.representations.dynamic_nerf.skinning import skin
 from canon.representations.dynamic_nerf.surface import Mesh, TextureAtlas
@@ -23,6 +23,50 @@ from canon.representations.dynamic_nerf.world import World
 from canon.skeletons import Motion, Skeleton
 
 _VOLUME = ("volume", "low", "high")
+_KEYS = {"human": ("skeleton", "non_rigid", "atlas"), "background": ("frame", "view_dependent", "panorama")}
+"""Entries that there are with each layer."""
+_WORLD, _POSES = "world.", "poses."
+"""What the names of arrays begin with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """The person in frames that are not the moments of the clip that was fitted.
+
+    Attributes:
+        rotations: float32 [T, J, 3, 3], of the joints.
+        root: float32 [T, 3], where the pelvis is.
+        states: int64 [T].
+    """
+
+    rotations: np.ndarray
+    root: np.ndarray
+    states: np.ndarray
+
+    @classmethod
+    def of(cls, poses: Sequence[Pose]) -> Poses:
+        """Those of one or more frames, in order."""
+        rotations, root = (
+            torch.stack(parts).cpu().numpy()
+            for parts in zip(*((pose.rotations, pose.root) for pose in poses), strict=True)
+        )
+        return cls(rotations, root, np.array([pose.state for pose in poses], np.int64))
+
+    @classmethod
+    def taken_from(cls, arrays: dict[str, np.ndarray]) -> Poses | None:
+        """What :meth:`named` put among other arrays, out of which they are taken; None if they are not there.
+
+        Raises:
+            KeyError: some of them are not there.
+        """
+        names = [entry.name for entry in fields(cls)]
+        if not any(_POSES + name in arrays for name in names):
+            return None
+        return cls(**{name: arrays.pop(_POSES + name) for name in names})
+
+    def named(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {_POSES + entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 
 @dataclass(eq=False)
@@ -114,9 +158,7 @@ def make_background(sizes: Sizes, frame: Frame, kind: str, backend: str, seed: i
 
 def pack(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What :func:`unpack` needs: plain primitives, and arrays by name."""
-    world, arrays = model.world, {}
-    for name, value in world.state_dict().items():
-        arrays[f"world.{name}"] = value.detach().cpu().numpy()
+    world, arrays = model.world, _weights(model.world)
     plain: dict[str, Any] = {"sizes": asdict(world.sizes), "states": list(model.states)}
     if world.background is not None:
         own = world.background.frame
@@ -144,52 +186,119 @@ def pack(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return plain, arrays
 
 
+def described(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Dtype and shape of arrays by name, for :func:`check`."""
+    return {name: f"{array.dtype} {list(array.shape)}" for name, array in arrays.items()}
+
+
+def check(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], layers: Sequence[str]) -> None:
+    """Refuse what :func:`unpack` could not use, as far as that shows without making the networks.
+
+    Args:
+        plain, arrays: of :func:`pack`; with an entry ``arrays`` (:func:`described`), all arrays have to be as it says.
+        layers: of the fit.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing or of another kind.
+    """
+    if "arrays" in plain:
+        _agree(described(arrays), dict(plain["arrays"]))
+    missing = [f"'{key}'" for name, keys in _KEYS.items() if name in layers for key in keys if key not in plain]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} should be there and cannot be found")
+    _sizes(plain)
+    states = _states(plain)
+    if "human" in layers:
+        joints = len(_skeleton(plain, arrays))
+        shapes = {"rotations": (len(states), joints, 3, 3), "root": (len(states), 3)}
+        for name, shape in shapes.items():
+            own = arrays[f"world.deformation.{name}"].shape
+            if own != shape:
+                raise ValueError(f"'{name}' should be {list(shape)} and is {list(own)}")
+    if "background" in layers:
+        _frame(plain)
+    _atlas(plain, arrays)
+    _panorama(plain, arrays)
+
+
 def unpack(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], device: torch.device) -> Model:
     """The model that :func:`pack` took apart.
 
     Raises:
-        KeyError, ValueError, TypeError, RuntimeError: something of it is missing or of another shape.
+        InputError: the background is nerfstudio's, which is not installed.
+        KeyError, TypeError, ValueError: something of it is missing or of another kind.
     """
-    sizes = Sizes(**{key: int(value) for key, value in plain["sizes"].items()})
-    states = tuple(int(state) for state in plain["states"])
+    sizes, states = _sizes(plain), _states(plain)
     background = human = deformation = None
     if "frame" in plain:
-        *centre, scale = (float(value) for value in plain["frame"])
-        frame = Frame((centre[0], centre[1], centre[2]), scale)
         kind = str(plain.get("background", "hashgrid"))
-        background = make_background(sizes, frame, kind, "auto", 0, bool(plain["view_dependent"]))
+        background = make_background(sizes, _frame(plain), kind, "auto", 0, bool(plain["view_dependent"]))
     if "skeleton" in plain:
-        names, parents = plain["skeleton"]["names"], plain["skeleton"]["parents"]
-        skeleton = Skeleton(tuple(map(str, names)), tuple(map(int, parents)), arrays["body.offsets"])
-        parts = (torch.from_numpy(np.array(arrays[f"body.{key}"])) for key in ("joint", "start", "end", "radius"))
-        bones, rest = Bones(*parts), torch.from_numpy(np.array(arrays["body.rest"]))
-        body = BodyModel(skeleton, bones, rest)
-        if "body.volume" in arrays:
-            volume = (torch.from_numpy(np.array(arrays[f"body.{key}"])) for key in _VOLUME)
-            body = VolumeBody(skeleton, bones, rest, *volume)
+        body = _body(plain, arrays)
         rotations, root = arrays["world.deformation.rotations"], arrays["world.deformation.root"]
-        motion = Motion(skeleton, np.array(rotations), np.array(root), 30.0)
+        motion = Motion(body.skeleton, np.array(rotations), np.array(root), 30.0)
         deformation = Deformation(body, motion, sizes.width, 0, non_rigid=bool(plain["non_rigid"]))
         human = HumanField(sizes, deformation.low, deformation.high, "auto", 0, max(states, default=0) + 1)
     world = World(sizes, background, human, deformation)
-    world.load_state_dict(
-        {key[6:]: torch.from_numpy(np.array(value)) for key, value in arrays.items() if key.startswith("world.")}
-    )
-    model = Model(world.to(device).eval(), states, device)
-    if "atlas" in plain:
-        mesh = Mesh(np.array(arrays["atlas.vertices"]), np.array(arrays["atlas.faces"]))
-        height, width = plain["atlas"]
-        model.atlas = TextureAtlas(
-            mesh, np.array(arrays["atlas.uv"]), (int(height), int(width)), np.array(arrays["atlas.source"])
-        )
-    if "panorama" in plain:
-        own_view = plain["panorama"]
-        start, size = own_view["start"], own_view["size"]
-        model.panorama = Panorama(
-            np.array(arrays["panorama.centre"]),
-            np.array(arrays["panorama.axes"]),
-            (float(start[0]), float(start[1])),
-            float(own_view["density"]),
-            (int(size[0]), int(size[1])),
-        )
-    return model
+    own = {name: array for name, array in arrays.items() if name.startswith(_WORLD)}
+    _agree(described(own), described(_weights(world)))
+    world.load_state_dict({name.removeprefix(_WORLD): torch.from_numpy(np.array(value)) for name, value in own.items()})
+    return Model(world.to(device).eval(), states, device, _atlas(plain, arrays), _panorama(plain, arrays))
+
+
+def _weights(world: World) -> dict[str, np.ndarray]:
+    return {_WORLD + name: value.detach().cpu().numpy() for name, value in world.state_dict().items()}
+
+
+def _agree(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Refuse arrays that are not as they should be, both as :func:`described`."""
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(f"'{name}' should be {wanted.get(name, 'absent')} and is {found.get(name, 'missing')}")
+
+
+def _sizes(plain: Mapping[str, Any]) -> Sizes:
+    # Older fits do not say how large a panorama might be: theirs was found already.
+    return Sizes(**{"panorama": 0, **{key: int(value) for key, value in dict(plain["sizes"]).items()}})
+
+
+def _states(plain: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(state) for state in plain["states"])
+
+
+def _frame(plain: Mapping[str, Any]) -> Frame:
+    x, y, z, scale = (float(value) for value in plain["frame"])
+    return Frame((x, y, z), scale)
+
+
+def _skeleton(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Skeleton:
+    names, parents = plain["skeleton"]["names"], plain["skeleton"]["parents"]
+    return Skeleton(tuple(map(str, names)), tuple(map(int, parents)), arrays["body.offsets"])
+
+
+def _body(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> BodyModel:
+    skeleton = _skeleton(plain, arrays)
+    parts = (torch.from_numpy(np.array(arrays[f"body.{key}"])) for key in ("joint", "start", "end", "radius"))
+    bones, rest = Bones(*parts), torch.from_numpy(np.array(arrays["body.rest"]))
+    if "body.volume" not in arrays:
+        return BodyModel(skeleton, bones, rest)
+    return VolumeBody(skeleton, bones, rest, *(torch.from_numpy(np.array(arrays[f"body.{key}"])) for key in _VOLUME))
+
+
+def _atlas(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> TextureAtlas | None:
+    if "atlas" not in plain:
+        return None
+    height, width = plain["atlas"]
+    vertices, faces, uv, source = (np.array(arrays[f"atlas.{key}"]) for key in ("vertices", "faces", "uv", "source"))
+    return TextureAtlas(Mesh(vertices, faces), uv, (int(height), int(width)), source)
+
+
+def _panorama(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Panorama | None:
+    if "panorama" not in plain:
+        return None
+    own = plain["panorama"]
+    around, down = own["start"]
+    height, width = own["size"]
+    centre, axes = (np.array(arrays[f"panorama.{key}"]) for key in ("centre", "axes"))
+    start, size = (float(around), float(down)), (int(height), int(width))
+    return Panorama(centre, axes, start, float(own["density"]), size)

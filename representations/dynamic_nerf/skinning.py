@@ -13,7 +13,7 @@ from canon.cameras import Camera
 from canon.errors import InputError
 from canon.representations.dynamic_nerf.deformation import Deformation
 from canon.representations.dynamic_nerf.fields import HumanField
-from canon.representations.dynamic_nerf.rasterise import Raster, interpolate, rasterise
+from canon.rasterise import Raster, interpolate, rasterise
 from canon.representations.dynamic_nerf.surface import Mesh, TextureAtlas, extract
 from canon.sampling import fill_from_nearest
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from canon.coordinates import Size
 from canon.errors import InputError
-from canon.representations.dynamic_nerf.rasterise import Raster, interpolate, rasterise_flat
+from canon.rasterise import Raster, interpolate, rasterise_flat
 
 _CHUNK = 1 << 18
 """Places at which a density is asked for at once."""

@@ -19,13 +19,13 @@ from scipy.spatial.transform import Rotation
 from truth import read_exr
 
 from canon.camera_files import read_cameras, write_cameras
-from canon.camera_paths import orbit, write_path
+from canon.camera_paths import orbit, read_path, write_path
 from canon.cli import BAD_INPUT, COMMANDS, DONE, main
 from canon.poses import read_poses, save_poses
 from canon.project import Project
 from canon.scenes.human import HumanScene, HumanSceneConfig
 from canon.spatial import spatial
-from canon.storage import read_image, write_image
+from canon.storage import open_arrays, read_image, write_arrays, write_image
 from canon.video import read_frames
 
 FRAMES, SIZE = 3, (48, 40)
@@ -163,6 +163,18 @@ def test_pictures_are_as_high_as_asked_and_as_wide_as_the_camera(
         assert [read_image(path).shape[:2] for path in sorted(out.glob("*.png"))] == [size, size]
 
 
+def test_a_path_of_another_aspect_keeps_what_is_from_top_to_bottom(scene: HumanScene, tmp_path: Path) -> None:
+    wide = HumanScene(replace(scene.config, width=2 * SIZE[0])).orbiting(20)
+    write_path(tmp_path / "wide.json", [wide])
+    (narrow,) = read_path(tmp_path / "wide.json", (30, 25))
+    seen = np.array([[3.0, -0.5], [47.5, 47.5], [60, 11], [91, 30]])
+    places = wide.position + 3 * wide.directions(seen)
+    found, _ = narrow.project(places)
+    scale = 30 / SIZE[0]
+    assert found[:, 1] == pytest.approx((seen[:, 1] + 0.5) * scale - 0.5, abs=1e-6)
+    assert found[:, 0] - 12 == pytest.approx((seen[:, 0] - 47.5) * scale, abs=1e-6)
+
+
 def test_the_person_moves_as_a_bvh_says(project: Path, scene: HumanScene, tmp_path: Path) -> None:
     waving = HumanScene(replace(scene.config, motion="wave", frames=5))
     write_bvh(waving.motion(), tmp_path / "wave.bvh")
@@ -230,8 +242,8 @@ def test_opacity_is_exported_of_flat_fits_too(flat: Path, tmp_path: Path) -> Non
 
 def test_help_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     wanted = {
-        "fit": ("--cameras", "--poses", "--body", "--scene-steps", "solve", "joints.npz"),
-        "render": ("--camera", "--pose", "--only", "--frames", "--height", "orbit", ".bvh"),
+        "fit": ("--cameras", "--poses", "--body", "--scene-steps", "solve", "joints.npz", "a mean over all"),
+        "render": ("--camera", "--pose", "--only", "--frames", "--height", "orbit", ".bvh", "several views"),
         "canonical": ("--turntable",),
         "export": ("mesh", "depth", "opacity", ".glb", ".ply"),
     }
@@ -239,7 +251,7 @@ def test_help_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
         assert command in COMMANDS
         extra = ["--representation", "dynamic-nerf"] if command == "fit" else []
         assert main([command, *extra, "--help"]) == DONE
-        said = capsys.readouterr().out
+        said = " ".join(re.sub("│", " ", capsys.readouterr().out).split())
         assert [word for word in words if word not in said] == []
 
 
@@ -387,6 +399,17 @@ def test_fits_without_a_person_or_a_third_dimension(
     assert "no third dimension" in complains(["render", str(flat), "--pose", str(source / "poses.npz")])
     assert "no third dimension" in complains(["export", str(flat), "depth", "--out", str(tmp_path / "d")])
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("name", ["depth", "atlas.uv", "world.human.codes", "world.background.grid.table"])
+def test_a_fit_that_lost_an_array(name: str, project: Path, tmp_path: Path, complains: Complains) -> None:
+    shutil.copytree(project, tmp_path / "p")
+    file = tmp_path / "p" / "fits" / "dynamic-nerf" / "attached.safetensors"
+    arrays = {key: np.array(array) for key, array in open_arrays(file).items()}
+    write_arrays(file, {key: array for key, array in arrays.items() if key != name})
+    for more in (["render", "--camera", "orbit"], ["render", "--only", "human"], ["export", "mesh"], ["eval"]):
+        said = complains([more[0], str(tmp_path / "p"), *more[1:]])
+        assert f"{tmp_path}/p/fits/dynamic-nerf' is damaged: '{name}' should be " in said and "fit again" in said
 
 
 def test_bad_exports(project: Path, tmp_path: Path, complains: Complains) -> None:

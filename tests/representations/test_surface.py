@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from canon.bodies import capsule_body
-from canon.representations.dynamic_nerf.rasterise import interpolate, rasterise_flat
+from canon.rasterise import interpolate, rasterise_flat
 from canon.representations.dynamic_nerf.surface import Mesh, TextureAtlas, extract, unwrap
 
 LOW, HIGH = torch.tensor([-1.1, -0.9, -1.3]), torch.tensor([1.2, 1.5, 1.0])
