@@ -1,4 +1,4 @@
-"""An edit on disk: ``edit.yaml`` and a 16-bit PNG for every painted layer or mask."""
+"""An edit on disk: ``edit.yaml``, a 16-bit PNG for every painted layer or mask, and the nodes of every warp."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from canon.edits import Delta, Edit, Operation, Over, Provenance, Remove, Step
+from canon.edits import Delta, Edit, Operation, Over, Provenance, Remove, Step, Warp
 from canon.errors import InputError
 from canon.folders import atomic_folder
-from canon.storage import inside, read_image, read_yaml, write_image, write_yaml
+from canon.storage import inside, open_arrays, read_image, read_yaml, write_arrays, write_image, write_yaml
 
 log = logging.getLogger("canon")
 
@@ -45,6 +45,10 @@ def _describe(step: Step, target: Path, image: str) -> dict[str, Any]:
             return {"kind": "delta", **operation.parameters}
         write_image(inside(target, image), (operation.mask.astype(np.float64) * 65535 + 0.5).astype(np.uint16))
         return {"kind": "delta", **operation.parameters, "mask": image}
+    if isinstance(operation, Warp):
+        name = image.replace(".png", ".safetensors")
+        write_arrays(inside(target, name), {"grid": operation.grid})
+        return {"kind": "warp", "grid": name, "stride": operation.stride}
     return {"kind": "remove", "grow": operation.grow}
 
 
@@ -54,7 +58,7 @@ def _owned(folder: Path) -> set[str]:
     names = {EDIT_FILE}
     try:
         for entry in read_yaml(folder / EDIT_FILE)["steps"]:
-            names |= {str(entry[key]) for key in ("image", "mask") if key in entry}
+            names |= {str(entry[key]) for key in ("image", "mask", "grid") if key in entry}
     except (InputError, KeyError, TypeError):
         log.warning("'%s' is damaged; it is replaced and the images beside it are kept", folder / EDIT_FILE)
     return names
@@ -91,6 +95,8 @@ def _step(entry: dict[str, Any], folder: Path) -> Step:
         operation = Delta(**numbers, mask=None if mask is None else mask.astype(np.float32) / np.float32(65535))
     elif kind == "remove":
         operation = Remove(int(entry["grow"]))
+    elif kind == "warp":
+        operation = Warp(open_arrays(inside(folder, entry["grid"]))["grid"], int(entry["stride"]))
     if operation is None:
         raise ValueError(f"an operation called {kind!r}")
     return Step(str(entry["layer"]), operation, Provenance(**entry["provenance"]))

@@ -15,7 +15,9 @@ import numpy as np
 
 from canon import colour
 from canon.boxes import Box, box_size
+from canon.coordinates import grid_size
 from canon.errors import InputError
+from canon.sampling import remap_points
 from canon.storage import file_digest, to_plain
 
 log = logging.getLogger("canon")
@@ -118,7 +120,37 @@ class Remove:
         self.grow = int(self.grow)
 
 
-Operation = Over | Delta | Remove
+@dataclass(eq=False)
+class Warp:
+    """The layer is moved within its frames: what lies at u on its canvas lies at u + displacement then."""
+
+    grid: np.ndarray = field(repr=False)
+    """float32 [gh, gw, 2], displacement (x, y) in texels at nodes every ``stride`` texels of the canvas, bilinear in
+    between; see :func:`canon.coordinates.grid_size`."""
+    stride: int = 8
+    """Texels between the nodes."""
+
+    def __post_init__(self) -> None:
+        self.grid, self.stride = np.array(self.grid, np.float32), int(self.stride)
+        if self.grid.ndim != 3 or self.grid.shape[2] != 2 or not np.isfinite(self.grid).all() or self.stride < 1:
+            raise InputError(f"A displacement must be finite numbers [h, w, 2], not {list(self.grid.shape)}.")
+
+    def at(self, texels: np.ndarray) -> np.ndarray:
+        """Displacement float32 [N, 2] at canvas positions [N, 2]; beyond the canvas, that of its rim."""
+        return remap_points(self.grid, np.asarray(texels, np.float32) / np.float32(self.stride))
+
+    def check_canvas(self, size: tuple[int, int], layer: str) -> None:
+        """Refuse a canvas of another size (height, width).
+
+        Raises:
+            InputError: it has another number of nodes.
+        """
+        if self.grid.shape[:2] != grid_size(size, self.stride):
+            seen, wanted = "x".join(map(str, self.grid.shape[1::-1])), f"{size[1]}x{size[0]}"
+            raise InputError(f"A warp of '{layer}' has {seen} nodes, which are not those of its canvas ({wanted}).")
+
+
+Operation = Over | Delta | Remove | Warp
 
 
 @dataclass(frozen=True)

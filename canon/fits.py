@@ -306,16 +306,18 @@ class Fit:
         for layer, weight in zip(self.baked, self.weights(t), strict=True):
             box = nonzero_box(weight)
             if box is not None:
-                image = self._colour(t, layer, box)
+                image = self.colour(t, layer.name, box)
                 if lit and not layer.neutral:
                     image *= self.lighting(t, layer.name, box)
                 total[box] += image * weight[box][..., None]
         return total
 
-    def _colour(self, t: int, layer: FitLayer, box: Box) -> np.ndarray:
-        xy = grid_window(layer.grid[self.index(t)], self.stride, box)
-        lod = level_of_detail(self.texels(t, layer.name))
-        return sample_mip(layer.levels(mip_levels(lod)), xy, lod)
+    def colour(self, t: int, layer: str, box: Box) -> np.ndarray:
+        """What a part of frame ``t`` shows, or would show, of a layer's canvas, unlit, float32 [h, w, 3]."""
+        data = self.layer(layer)
+        xy = grid_window(data.grid[self.index(t)], self.stride, box)
+        lod = level_of_detail(self.texels(t, layer))
+        return sample_mip(data.levels(mip_levels(lod)), xy, lod)
 
     def look(self, t: int, layer: str, points: np.ndarray) -> np.ndarray:
         """Lit colour of a layer at pixels [N, 2] of frame ``t``, seen there or not, float32 [N, 3]."""

@@ -27,6 +27,7 @@ from canon.fits import Fit, View, nonzero_box
 from canon.grids import grid_window
 from canon.runtime import map_frames
 from canon.video import write_video
+from canon.warping import warped
 
 _FAINT = 13
 """Opacity (of 255) below which a trace of a removed layer does not make its surroundings vanish: 5 %."""
@@ -71,6 +72,8 @@ class Video:
 
     def __init__(self, fit: Fit, edits: Sequence[Edit], lit: bool = True, scale: int = 1) -> None:
         self.fit, self.edits, self.lit = enlarged(fit, scale), list(edits), lit
+        self.shown = warped(self.fit, edits)
+        """The fit after layers have moved: its frames are the source that all else of the edits is laid over."""
         self._layers = compose(self.fit, edits)
         for edit in self._layers.values():
             edit.grow *= scale
@@ -81,8 +84,8 @@ class Video:
 
     def __getitem__(self, t: int) -> np.ndarray:
         """Edited frame ``t``, uint8 [H, W, 3]."""
-        t = self.fit.index(t)
-        out = np.array(self.fit.clip.frames[t])
+        t = self.shown.index(t)
+        out = np.array(self.shown.clip.frames[t])
         boxes = self._boxes(t)
         if boxes:
             rows = slice(min(b[0].start for b in boxes.values()), max(b[0].stop for b in boxes.values()))
@@ -98,8 +101,8 @@ class Video:
 
         Opacity is the layer's weight. At soft edges the colour is the layer's own, not the mixture with what is behind.
         """
-        t = self.fit.index(t)
-        weight = self.fit.weights(t, without=self._removed)[self.fit.layers.index(layer)]
+        t = self.shown.index(t)
+        weight = self.shown.weights(t, without=self._removed)[self.shown.layers.index(layer)]
         colour = self[t]
         y, x = np.nonzero((weight > 0) & (weight < 1))
         if len(y):
@@ -111,14 +114,14 @@ class Video:
         return self.rgba(t, layer)[..., 3]
 
     def _own_colour(self, t: int, layer: str, points: np.ndarray) -> np.ndarray:
-        colour = self.fit.look(t, layer, points) * 255
+        colour = self.shown.look(t, layer, points) * 255
         edit = self._layers.get(layer)
         if edit is not None and edit.levels:
             x, y = points[:, 0].astype(int), points[:, 1].astype(int)
             kept, added = np.ones((len(points), 1), np.float32), np.zeros_like(colour)
-            for view in self.fit.views(t, layer):
-                patch = edit.look(view, self.fit.stride, self.fit.whole)[y, x] * view.fade
-                light = grid_window(view.lighting, self.fit.light_stride, self.fit.whole)[y, x] if self.lit else 1.0
+            for view in self.shown.views(t, layer):
+                patch = edit.look(view, self.shown.stride, self.shown.whole)[y, x] * view.fade
+                light = grid_window(view.lighting, self.shown.light_stride, self.shown.whole)[y, x] if self.lit else 1.0
                 kept -= patch[:, 3:]
                 added += 255 * light * patch[:, :3]
             colour = colour * kept + added
@@ -163,7 +166,9 @@ class Video:
         return boxes
 
     def _reach(self, t: int, name: str) -> Box | None:
-        reaches = [self._layers[name].reach(view, self.fit.stride, self.fit.size) for view in self.fit.views(t, name)]
+        reaches = [
+            self._layers[name].reach(view, self.shown.stride, self.shown.size) for view in self.shown.views(t, name)
+        ]
         boxes = [reach for reach in reaches if reach is not None]
         if not boxes:
             return None
@@ -173,13 +178,13 @@ class Video:
         return rows, columns
 
     def _seen(self, t: int, name: str, grow: int) -> Box | None:
-        opacity = self.fit.layer(name).opacity
-        box = self.fit.whole if opacity is None else nonzero_box(opacity[t])
-        return None if box is None else grown(box, grow, self.fit.size)
+        opacity = self.shown.layer(name).opacity
+        box = self.shown.whole if opacity is None else nonzero_box(opacity[t])
+        return None if box is None else grown(box, grow, self.shown.size)
 
     def _part(self, t: int, box: Box, boxes: dict[str, Box], source: np.ndarray) -> np.ndarray:
         """The edited pixels of ``box``, which holds the ``boxes`` of the layers, uint8 [h, w, 3]."""
-        fit = self.fit
+        fit = self.shown
         before = fit.weights(t, box)
         after = fit.weights(t, box, self._removed) if self._removed else before
         # Red, green, blue of the edits themselves (0..255), and the share of the source that they hide.
@@ -213,14 +218,14 @@ class Video:
     def _factors(self, view: View, name: str, box: Box, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """What e (three channels) and m are multiplied with, float32 [h, w, 4]."""
         bright = after * np.float32(255)
-        if not self.lit or self.fit.layer(name).neutral:
+        if not self.lit or self.shown.layer(name).neutral:
             return cv2.merge([bright, bright, bright, before])
-        light = cv2.split(grid_window(view.lighting, self.fit.light_stride, box))
+        light = cv2.split(grid_window(view.lighting, self.shown.light_stride, box))
         return cv2.merge([*(bright * channel for channel in light), before])
 
     def _grown(self, t: int, k: int, box: Box, grow: int) -> np.ndarray:
         """Weight of layer ``k`` if all but its faintest traces were opaque and widened by ``grow`` pixels, [h, w]."""
-        fit = self.fit
+        fit = self.shown
         through = 1 - sum(fit.weights(t, box)[:k], np.zeros((), np.float32))
         opacity = fit.baked[k].opacity
         assert opacity is not None
@@ -244,7 +249,7 @@ class Video:
     ) -> None:
         """Add ``((1 - m) w' - K w) L s`` of every layer where that is not 0, in place, to [h, w, 3] in 0..255."""
         flat, width = colour.reshape(-1, 3), colour.shape[1]
-        for k, name in enumerate(self.fit.layers):
+        for k, name in enumerate(self.shown.layers):
             share = after[k] - hidden[name] * after[k] if name in hidden else after[k].copy()
             share -= kept * before[k]
             # One hundred-thousandth is far below what a rounded pixel shows.
@@ -253,7 +258,7 @@ class Video:
                 continue
             y, x = np.divmod(places, width)
             points = np.stack([x + box[1].start, y + box[0].start], axis=-1).astype(np.float32)
-            flat[places] += self.fit.look(t, name, points) * (255 * share.reshape(-1)[places])[:, None]
+            flat[places] += self.shown.look(t, name, points) * (255 * share.reshape(-1)[places])[:, None]
 
 
 def _overlap(a: Box | None, b: Box | None) -> Box | None:
