@@ -57,7 +57,7 @@ def evaluate(
       inside, after and before the edit;
     - by CLIP: ``clip_text`` and ``clip_text_source``, cosine of the prompt and the frames after and before;
       ``clip_direction``, cosine of the change of the frames and the change from ``source_prompt`` to the prompt;
-      ``frame_consistency_pairs`` (any two frames) and ``frame_consistency_consecutive`` (neighbours);
+      ``frame_consistency_pairs`` (any two frames) and ``frame_consistency_consecutive`` (neighbours in a view);
     - with ``framewise``, warp errors, palette and CLIP again as ``framewise_...``, of the edit made on every frame by
       itself, judged on the same pixels; ``consistency_gain``: its ``warp_error_excess_inside`` over the edit's.
 
@@ -137,7 +137,7 @@ class _Judge:
         if self.clip is not None and self.source is not None:
             images = self.clip.images(frames[t] for t in range(len(frames)))
             found["frame_consistency_pairs"] = frame_consistency(images, all_pairs=True)
-            found["frame_consistency_consecutive"] = frame_consistency(images)
+            found["frame_consistency_consecutive"] = frame_consistency(images, views=len(self.video.fit.clip.views))
             if self.prompt:
                 text = self.clip.text(self.prompt)
                 found["clip_text"] = text_similarity(images, text)

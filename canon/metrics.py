@@ -14,14 +14,16 @@ import cv2
 import numpy as np
 import torch
 
+from canon.charts import chart_numbers, charts_at, unbroken
 from canon.coordinates import grid_nodes
-from canon.edits import Delta, Over, resize_to
+from canon.edits import Delta, Over, Warp, resize_to
 from canon.fits import Fit
 from canon.grids import grid_window, jacobian
 from canon.registry import Frames
 from canon.rendering import Video
 from canon.runtime import map_frames
 from canon.sampling import remap
+from canon.warping import moved_area
 
 BEST_PSNR = 100.0
 """Decibels that are reported for frames without any error: files of figures hold no infinity."""
@@ -186,23 +188,36 @@ def cycle_error(fit: Fit, count: int = _TRACKED, seed: int = 0) -> float:
 def folded(fit: Fit) -> float:
     """Share of what is seen of the layers where their coordinates fold: the Jacobian's determinant is not above 0.
 
-    A place that is folded is on its canvas twice, or mirrored; published fields are asked to have next to none.
+    A place that is folded is on its canvas twice, or mirrored; published fields are asked to have next to none. On a
+    canvas of charts, nodes count whose neighbours are on the same chart (:func:`canon.charts.unbroken`), and since a
+    chart may be mirrored as a whole, those are folded whose sign is not that of most nodes on their chart.
     """
     height, width = fit.size
     nodes = grid_nodes(fit.size, fit.stride).numpy().astype(int)
     x, y = np.minimum(nodes[..., 0], width - 1), np.minimum(nodes[..., 1], height - 1)
+    canvases = [chart_numbers(layer) if layer.charts else None for layer in fit.baked]
 
-    def frame(t: int) -> tuple[int, int]:
-        found = [0, 0]
-        for layer, weight in zip(fit.baked, fit.weights(t), strict=True):
-            seen = weight[y, x] > 0.5
-            turned = jacobian(torch.from_numpy(np.array(layer.grid[t])), fit.stride).det().numpy() <= 0
-            found[0] += int((turned & seen).sum())
-            found[1] += int(seen.sum())
-        return found[0], found[1]
+    def frame(t: int) -> list[np.ndarray]:
+        """For each layer the nodes that are upright and turned, on each chart: int64 [2, charts]."""
+        found = []
+        for layer, numbers, weight in zip(fit.baked, canvases, fit.weights(t), strict=True):
+            grid = np.array(layer.grid[t])
+            turned = jacobian(torch.from_numpy(grid), fit.stride).det().numpy() <= 0
+            chart, count = (weight[y, x] > 0.5).astype(np.int64), 1
+            if numbers is not None:
+                chart *= charts_at(numbers, grid)
+                chart[~unbroken(grid, chart)] = 0
+                count = int(numbers.max())
+            tally = [np.bincount(chart[way], minlength=count + 1)[1:] for way in (~turned, turned)]
+            found.append(np.stack(tally))
+        return found
 
-    bad, total = np.array(list(map_frames(frame, range(len(fit))))).sum(axis=0)
-    return float(bad / max(total, 1))
+    bad = total = 0
+    for layer, frames in zip(fit.baked, zip(*map_frames(frame, range(len(fit))), strict=True), strict=True):
+        upright, turned = np.sum(frames, axis=0)
+        bad += int((np.minimum(upright, turned) if layer.charts else turned).sum())
+        total += int((upright + turned).sum())
+    return bad / max(total, 1)
 
 
 # --- a whole fit ---
@@ -247,7 +262,7 @@ def flicker(video: Video, frames: Frames | None = None) -> dict[str, float]:
         frames: uint8 [H, W, 3] each, to be judged in the video's place on the very same pixels.
 
     Returns:
-        warp_error, warp_error_source, and both again with ``_inside``: means over pairs of frames;
+        warp_error, warp_error_source, and both again with ``_inside``: means over pairs of frames of one view;
         warp_error_excess_inside: what the edit adds to the source's own inside. Left out where there is nothing to see.
     """
     source = video.fit.clip.frames
@@ -260,7 +275,9 @@ def flicker(video: Video, frames: Frames | None = None) -> dict[str, float]:
         inside = valid & edited_area(video, t)
         return [warp_error(x[0], x[1], flow, where) for where in (valid, inside) for x in (after, before)]
 
-    rows = np.array(list(map_frames(pair, range(len(video) - 1)))).reshape(-1, 4)
+    # Where the next view begins, the frame that follows is another camera's.
+    pairs = np.flatnonzero(np.diff(video.fit.clip.moments) > 0).tolist()
+    rows = np.array(list(map_frames(pair, pairs))).reshape(-1, 4)
     names = ("warp_error", "warp_error_source", "warp_error_inside", "warp_error_source_inside")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a column may hold nothing but nan
@@ -331,7 +348,7 @@ def edited_area(video: Video, t: int) -> np.ndarray:
 
 def _area(video: Video, t: int, rim: bool) -> np.ndarray:
     """The two areas above: ``rim`` takes in all that an edit could reach, however faintly."""
-    fit = video.fit
+    fit = video.shown
     weights = fit.weights(t)
     found = np.zeros(fit.size, bool)
     for edit in video.edits:
@@ -341,6 +358,8 @@ def _area(video: Video, t: int, rim: bool) -> np.ndarray:
             if isinstance(step.operation, Over | Delta):
                 area = step.operation.rgba[..., 3] if isinstance(step.operation, Over) else step.operation.mask
                 found |= seen if area is None else seen & _reached(fit, t, step.layer, area, rim)
+            elif isinstance(step.operation, Warp):
+                found |= moved_area(video.fit, step.layer, t, step.operation)
             else:
                 # Whatever hides it may be soft: there the removal shows through, and its own opacity is what counts.
                 gone = np.asarray(fit.baked[k].opacity[t]) > 0 if rim else seen  # type: ignore[index]
@@ -373,13 +392,14 @@ def _reached(fit: Fit, t: int, name: str, area: np.ndarray, rim: bool) -> np.nda
 # --- embeddings of images and texts ---
 
 
-def frame_consistency(embeddings: np.ndarray, all_pairs: bool = False) -> float:
-    """Mean cosine similarity between frames by their embeddings; nan for one frame.
+def frame_consistency(embeddings: np.ndarray, all_pairs: bool = False, views: int = 1) -> float:
+    """Mean cosine similarity between frames by their embeddings; nan if there are no two to compare.
 
     Args:
         embeddings: [T, D], of any length but 0.
         all_pairs: between any two frames (Tune-A-Video, Wu et al. 2023); else neighbours alone (FateZero, Qi et al.
             2023).
+        views: how many synchronised views the frames are of, which lie view after view: neighbours are of one view.
     """
     unit = _unit_length(embeddings)
     count = len(unit)
@@ -388,7 +408,9 @@ def frame_consistency(embeddings: np.ndarray, all_pairs: bool = False) -> float:
     if all_pairs:
         # The square of the sum holds every pair twice, and every frame with itself.
         return float(((unit.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
-    return float((unit[1:] * unit[:-1]).sum(axis=-1).mean())
+    each = unit.reshape(views, count // views, -1)
+    similar = (each[:, 1:] * each[:, :-1]).sum(axis=-1)
+    return float(similar.mean()) if similar.size else float("nan")
 
 
 def text_similarity(embeddings: np.ndarray, text: np.ndarray) -> float:
