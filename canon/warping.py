@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from canon.boxes import Box, box_size, grown
-from canon.coordinates import grid_nodes
+from canon.coordinates import Size, grid_nodes
 from canon.edits import Edit, Warp
 from canon.errors import InputError
 from canon.fits import Fit, FitLayer, clamped, nonzero_box
 from canon.grids import jacobian, level_of_detail, sample_grid
 from canon.rasterise import interpolate, rasterise_flat
-from canon.sampling import fill_from_nearest, mip_levels, remap, sample_mip
+from canon.sampling import fill_from_nearest, fill_unseen, mip_levels, remap, sample_mip
 from canon.storage import to_float, to_uint8
 
 _CELL = 4
@@ -34,8 +34,11 @@ _SMOOTH = 2.0
 """Nodes (Gaussian sigma) about a layer's rim whose mean Jacobian continues its coordinates."""
 _STILL = 0.02
 """Pixels below which nothing has moved."""
-_RIM = 2
-"""Pixels beside a layer that still show a trace of it; over as many more, that is faded."""
+_LEAST_RIM, _RIM = 2, 0.01
+"""Pixels beside a layer that still show a trace of it, and as a share of the frame's shorter side; over as many more,
+that is faded."""
+_STRETCH = 3.0
+"""Times by which a frame's coordinates may stretch more, or less, than those around them on a layer do."""
 _STRIDE = 2
 """Pixels between the nodes of coordinates that have moved, which bend more than those of a fit."""
 _KEPT = 8
@@ -189,7 +192,7 @@ class _Warped:
         source = np.array(fit.clip.frames[t])
         if not at:
             return source
-        box = grown(_around([warp.box for warp in at.values()]), 2 * _RIM, fit.size)
+        box = grown(_around([warp.box for warp in at.values()]), 8 * _rim(fit.size), fit.size)
         before, after = fit.weights(t, box), self.fit.weights(t, box)
         moved = {name: self._places(warp, box) for name, warp in at.items()}
         changed, left = np.zeros(box_size(box), bool), np.zeros(box_size(box), bool)
@@ -200,20 +203,23 @@ class _Warped:
             changed |= elsewhere & (there | (after[k] > 0))
             if opaque is not None:
                 left |= there & away
-        rim = _widened(left)
+        rim = _widened(left, _rim(fit.size))
         changed |= rim > 0
         if not changed.any():
             return source
         # Each layer's own colour, and what the canvases do not explain of the frame.
         looks = [self._look(k, t, box) for k in range(len(fit.layers))]
         rest = to_float(source[box]) - sum(w[..., None] * look for w, look in zip(before, looks, strict=True))
+        # What comes to light has the shade of what is around it, such as a shadow that no canvas shows.
+        covered = sum((before[fit.layers.index(name)] for name in moved), np.zeros((), np.float32))
+        beside = _continued(rest, (rim == 0) & (covered < 0.02))
         out = np.zeros((*box_size(box), 3), np.float32)
         for k, name in enumerate(fit.layers):
             if name in moved:
                 out += after[k][..., None] * self._moved_look(k, t, box, looks[k] + rest, moved[name][0])
             else:
                 share = np.minimum(before[k], after[k]) * (1 - rim)
-                out += after[k][..., None] * looks[k] + share[..., None] * rest
+                out += after[k][..., None] * (looks[k] + rim[..., None] * beside) + share[..., None] * rest
         source[box] = np.where(changed[..., None], to_uint8(np.clip(out, 0, 1)), source[box])
         return source
 
@@ -361,6 +367,8 @@ class Follower:
         believed = sample_grid(self._seen, inside, self.stride)[..., 0] > 0.99
         own = sample_grid(self._slopes, inside, self.stride).reshape(-1, 2, 2)
         beside = sample_grid(self._beside, inside, self.stride).reshape(-1, 2, 2)
+        ratio = torch.linalg.det(own) / torch.linalg.det(beside)
+        believed &= (ratio > 1 / _STRETCH) & (ratio < _STRETCH)
         found = torch.where(believed[:, None, None], own, beside)
         flat = torch.linalg.det(found).abs() < 1e-6
         return torch.where(flat[:, None, None], torch.eye(2).expand_as(found), found), believed & ~flat
@@ -403,12 +411,27 @@ def _pixels(box: Box) -> np.ndarray:
     return np.stack([x, y], axis=-1).astype(np.float32)
 
 
-def _widened(left: np.ndarray) -> np.ndarray:
+def _continued(rest: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """What canvases do not explain [h, w, 3], continued smoothly to where it is not known; nothing if it is nowhere."""
+    if not known.any():
+        return np.zeros_like(rest)
+    # Of what surrounds a place the shade is meant, not its grain.
+    share = cv2.blur(known.astype(np.float32), (9, 9))
+    calm = cv2.blur(rest * known[..., None], (9, 9)) / np.maximum(share, 1e-6)[..., None]
+    found = fill_unseen(torch.from_numpy(calm), torch.from_numpy(known.astype(np.float32)), 0.5)
+    return np.asarray(found.numpy())
+
+
+def _rim(size: Size) -> int:
+    return max(_LEAST_RIM, round(_RIM * min(size)))
+
+
+def _widened(left: np.ndarray, rim: int) -> np.ndarray:
     """How much of a frame's own detail goes with what has left the pixels [h, w]: 1 there, fading beside it, [h, w]."""
     if not left.any():
         return np.zeros(left.shape, np.float32)
     away = cv2.distanceTransform((~left).astype(np.uint8), cv2.DIST_L2, 5)
-    return np.clip(2 - away / _RIM, 0, 1).astype(np.float32)
+    return np.clip(2 - away / rim, 0, 1).astype(np.float32)
 
 
 def _around(boxes: Sequence[Box]) -> Box:

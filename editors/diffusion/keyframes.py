@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from canon import rendering
 from canon.boxes import Box, grown
 from canon.coordinates import Size, to_normalised
+from canon.editors.diffusion.attention import Chain, tell_what_attends
 from canon.editors.diffusion.canvases import Region, painted, regions, repainted
+from canon.editors.diffusion.options import NONE
 from canon.editors.diffusion.painters import StableVideoPainter
 from canon.editors.diffusion.running import as_edit
 from canon.editors.diffusion.stablevideo import StableVideoConfig
@@ -52,6 +54,8 @@ def stablevideo(fit: Fit, config: StableVideoConfig) -> Edit:
     found = regions(fit, data.name, config)
     chosen = {region.segment: _chosen(fit, data.name, region.segment, config) for region in found}
     painter = StableVideoPainter(config)
+    if config.attention != NONE:
+        tell_what_attends(painter.model.pipeline.unet)
 
     def made(region: Region) -> np.ndarray:
         if data.opacity is None or not any(chosen.values()):
@@ -81,8 +85,11 @@ def _chosen(fit: Fit, layer: str, segment: int, config: StableVideoConfig) -> li
 def _gathered(fit: Fit, layer: str, region: Region, chosen: list[int], painter: StableVideoPainter) -> np.ndarray:
     """A region as its keyframes make it, float32 [h, w, 3]."""
     edited: list[Keyframe] = []
+    config = painter.config
+    chain = Chain(painter.model.pipeline.unet, config.attention, torch.device("cpu") if config.offload else None)
     for t in chosen:
-        edited.append(_keyframe(fit, layer, t, edited, painter))
+        with chain.next():
+            edited.append(_keyframe(fit, layer, t, edited, painter))
     covered = np.zeros(region.area.shape, bool)
     image = region.image
     if edited:

@@ -162,13 +162,17 @@ class LatentModel:
 
     @torch.no_grad()
     def encode(self, picture: Tensor, scaled: bool = True) -> Tensor:
-        """Latents [1, c, h / f, w / f] of a picture [1, 3, h, w] in 0..1: the mode of their distribution."""
+        """Latents [N, c, h / f, w / f] of pictures [N, 3, h, w] in 0..1: the mode of their distribution."""
+        return self.encoded(picture, scaled).to(self.dtype)
+
+    def encoded(self, picture: Tensor, scaled: bool = True) -> Tensor:
+        """As :meth:`encode`, differentiable, in the numbers of the autoencoder."""
         found = self.vae.encode((picture * 2 - 1).to(self.device, self._vae_dtype())).latent_dist.mode()
-        return (found * self.vae.config.scaling_factor if scaled else found).to(self.dtype)  # type: ignore[no-any-return]
+        return found * self.vae.config.scaling_factor if scaled else found  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The picture [1, 3, h, w] in 0..1."""
+        """The pictures [N, 3, h, w] in 0..1."""
         found = self.vae.decode((latents / self.vae.config.scaling_factor).to(self._vae_dtype())).sample
         check_finite(bool(torch.isfinite(found).all()))
         return (found.float() / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
@@ -182,10 +186,14 @@ class LatentModel:
 
     @torch.no_grad()
     def predict(self, latents: Tensor, t: Tensor, guide: Guide) -> Tensor:
-        """What the network says of latents [1, c, h, w] at a noise level, guided; large ones in windows.
+        """What the network says of latents [N, c, h, w] at a noise level, guided; large ones in windows.
 
         Where windows overlap they are averaged at every step, so that they agree (MultiDiffusion; Bar-Tal et al. 2023).
         """
+        return self.predict_with_gradient(latents, t, guide)
+
+    def predict_with_gradient(self, latents: Tensor, t: Tensor, guide: Guide) -> Tensor:
+        """:meth:`predict`, through which a gradient with respect to the latents can be taken."""
         side = max(self.native // self.factor, _LOCAL_WINDOW if self.local else 8)
         overlap = _LOCAL_OVERLAP if self.local else _OVERLAP
         places = windows((latents.shape[-2], latents.shape[-1]), side, overlap, multiple=8, shrink=self.local)
@@ -203,7 +211,10 @@ class LatentModel:
             context, count = torch.cat([wanted, against, against]), 3
             order = [1, 0, 0]
             added = {key: _ordered(value, order) for key, value in added.items()}
-        seen = own.repeat(count, 1, 1, 1)
+        seen, pictures = own.repeat(count, 1, 1, 1), own.shape[0]
+        if pictures > 1:
+            context = context.repeat_interleave(pictures, dim=0)
+            added = {key: _repeated(value, pictures) for key, value in added.items()}
         extra: dict[str, Any] = {"added_cond_kwargs": added} if added else {}
         if guide.control is not None:
             shown = place.scaled(self.factor).cut(guide.control.image).to(own)
@@ -211,14 +222,14 @@ class LatentModel:
                 seen,
                 t,
                 encoder_hidden_states=context,
-                controlnet_cond=shown.repeat(count, 1, 1, 1),
+                controlnet_cond=shown.expand(pictures, -1, -1, -1).repeat(count, 1, 1, 1),
                 conditioning_scale=guide.control.scale,
                 return_dict=False,
                 **extra,
             )
             extra |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         if guide.beside is not None:
-            beside = place.cut(guide.beside)
+            beside = place.cut(guide.beside).expand(pictures, -1, -1, -1)
             nothing = torch.zeros_like(beside)
             several = [beside, beside, nothing] if guide.image_guidance is not None and count == 3 else [beside] * count
             seen = torch.cat([seen, torch.cat(several)], dim=1)
@@ -327,11 +338,19 @@ def check_finite(finite: bool) -> None:
 
 
 def _rescaled(guided: Tensor, wanted: Tensor, share: float) -> Tensor:
-    """A guided prediction with its standard deviation brought towards that of the unguided one."""
+    """Guided predictions [N, c, h, w], each with its standard deviation brought towards that of the unguided one."""
     if share == 0:
         return guided
-    ratio = wanted.float().std() / guided.float().std().clamp_min(1e-6)
+    of_each = tuple(range(1, guided.ndim))
+    spreads = [part.float().std(dim=of_each, keepdim=True) for part in (wanted, guided)]
+    ratio = spreads[0] / spreads[1].clamp_min(1e-6)
     return guided * (1 + share * (ratio.to(guided) - 1))
+
+
+def _repeated(value: Any, times: int) -> Any:
+    if isinstance(value, list):
+        return [one.repeat_interleave(times, dim=0) for one in value]
+    return value.repeat_interleave(times, dim=0)
 
 
 def _ordered(value: Any, order: list[int]) -> Any:

@@ -10,6 +10,9 @@ from canon.errors import InputError
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 MINI = "canon-mini"
 """Name of the model that comes with the package."""
+NONE, ANCHOR, BOTH = ATTENTION = ("none", "anchor", "both")
+"""Whose features self-attention sees in place of its own picture's: of those drawn before, none, the first, or both the
+first and the previous one."""
 
 
 @dataclass
@@ -100,6 +103,16 @@ def check_inversion(ratio: float, steps: int, scheduler: str) -> None:
     check_strength(ratio, steps, "ratio")
     if scheduler not in ("", "DDIMScheduler"):
         raise InputError(f"Inversion goes by DDIM, not by '{scheduler}'; leave --scheduler out.")
+
+
+def check_attention(attention: str) -> None:
+    """Refuse what is none of :data:`ATTENTION`.
+
+    Raises:
+        InputError: so it is.
+    """
+    if attention not in ATTENTION:
+        raise InputError(f"The attention '{attention}' is not known; choose one of {', '.join(ATTENTION)}.")
 
 
 @dataclass

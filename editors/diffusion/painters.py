@@ -354,14 +354,21 @@ def inverted(
         ratio: how far it is inverted, 0..1 of all noise levels.
     """
     latents = model.encode(to_tensor(picture))
-    own = replace(model.guide(source_prompt, "", 1.0, size_of(picture)), control=guide.control)
-    if "image_embeds" in guide.added:  # the source is no exemplar
-        own.added["image_embeds"] = [torch.zeros_like(one[:1]) for one in guide.added["image_embeds"]]
-    levels, trajectory = model.invert(latents, own, steps, ratio)
+    levels, trajectory = model.invert(
+        latents, source_guide(model, guide, source_prompt, size_of(picture)), steps, ratio
+    )
     wanted = latent_mask(area, model.factor, model.device).to(model.dtype)
     keep = Keep(wanted, lambda t: latents if t is None else trajectory[int(t)])
     start = trajectory[int(levels[0])]
     return to_picture(model.decode(model.denoise(start, levels, guide, torch.Generator("cpu"), keep)))
+
+
+def source_guide(model: LatentModel, guide: Guide, prompt: str, size: tuple[int, int]) -> Guide:
+    """What a picture is inverted by that is to be denoised by ``guide``: its own description, unguided."""
+    own = replace(model.guide(prompt, "", 1.0, size), control=guide.control)
+    if "image_embeds" in guide.added:  # the source is no exemplar
+        own.added["image_embeds"] = [torch.zeros_like(one[:1]) for one in guide.added["image_embeds"]]
+    return own
 
 
 def tell_unknown_words(prompt: str) -> None:

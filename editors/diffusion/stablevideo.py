@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from canon.editors.diffusion.editor import DiffusionEditor
-from canon.editors.diffusion.options import ControlConfig, check_strength
+from canon.editors.diffusion.options import NONE, ControlConfig, check_attention, check_strength
 from canon.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class StableVideoConfig(ControlConfig):
     """These frames instead, in this order."""
     strength: float = 0.85
     """How far later keyframes go from what the first ones made of them; the first begins from noise alone."""
+    attention: str = NONE
+    """What later keyframes' self-attention sees in place of themselves: none, anchor (the first keyframe), or both (it
+    and the previous one), as in Pix2Video."""
     aggregation_steps: int = 60
     """Training steps of the small network that brings keyframes together; 0 = their median alone."""
 
@@ -35,6 +38,7 @@ class StableVideoConfig(ControlConfig):
         super().__post_init__()
         self.at = tuple(self.at)
         check_strength(self.strength, self.steps)
+        check_attention(self.attention)
         if self.keyframes < 0 or self.aggregation_steps < 0:
             raise InputError("Keyframes and aggregation steps must be at least 0.")
         for option in ("mask", "hint"):

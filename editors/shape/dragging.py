@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ _WIDTH = 0.02
 _LARGEST_FILE = 1 << 20
 _AWAY = 3
 """Pixels by which a point may lie beside its layer."""
-_APART = 4.0
-"""Pixels between places that are followed to tell how a point's surroundings turn."""
+_APART, _RING = (5.0, 10.0), 8
+"""Pixels about a point where places are followed to tell how its surroundings turn, and their number on each ring."""
+_SCALED = 2.0
+"""Times by which a drag may grow or shrink from one canvas to another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,22 @@ class Handles:
         return Handles(self.at[chosen], self.to[chosen], self.dragged[chosen], names)
 
 
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Points on a canvas.
+
+    Attributes:
+        places, targets: float64 [K, 2] in texels, where they are and where they go.
+        dragged: bool [K].
+        texels: along a pixel of the frame that they are of.
+    """
+
+    places: np.ndarray
+    targets: np.ndarray
+    dragged: np.ndarray
+    texels: float
+
+
 def drag(fit: Fit, config: DragConfig) -> Edit:
     """See :class:`canon.editors.shape.drag.Drag`."""
     config, handles = _given(config)
@@ -66,35 +84,50 @@ def drag(fit: Fit, config: DragConfig) -> Edit:
     if config.on_canvas:
         config, handles = _on_frame(fit, name, config, handles)
     _check_places(fit, name, config, handles)
-    coverage = np.asarray(data.coverage)
-    shape = shape_of(coverage > 0.75 if (coverage > 0.75).any() else coverage > 0)
-    displacement = np.zeros((*shape.inside.shape, 2), np.float32)
-    for segment, frame, own in _everywhere(fit, name, config.frame, handles):
-        rows, part = _part(shape, fit.segment_box(name, segment))
-        displacement[rows] = _moved(fit, name, frame, own, part, config)[rows]
     options = {**asdict(config), "layer": name}
     files = [config.points] if config.points else []
-    step = Step(name, Warp(displacement, shape.stride), Provenance.now("drag", options, files))
-    return Edit([step], fit.id)
+    warp = displaced(fit, name, config.frame, handles, lambda shape, own: _given_way(shape, own, config))
+    return Edit([Step(name, warp, Provenance.now("drag", options, files))], fit.id)
 
 
-def _moved(fit: Fit, name: str, frame: int, handles: Handles, shape: Shape, config: DragConfig) -> np.ndarray:
-    """Displacement float32 [gh, gw, 2] of a lattice when points of a frame are dragged."""
-    follower, at = Follower(fit, name, frame), torch.from_numpy(handles.at.astype(np.float32))
-    places = follower.texels(at).numpy().astype(np.float64)
+def displaced(fit: Fit, name: str, frame: int, handles: Handles, move: Callable[[Shape, Placed], np.ndarray]) -> Warp:
+    """A warp of a layer's canvases by points of one frame.
+
+    Args:
+        move: gives the displacement float32 [gh, gw, 2] of a canvas's lattice by the points on it.
+    """
+    data = fit.layer(name)
+    coverage = np.asarray(data.coverage)
+    shape = shape_of(coverage > 0.75 if (coverage > 0.75).any() else coverage > 0)
+    found = np.zeros((*shape.inside.shape, 2), np.float32)
+    for segment, t, own in _everywhere(fit, name, frame, handles):
+        rows, part = _part(shape, fit.segment_box(name, segment))
+        found[rows] = move(part, _placed(fit, name, t, own))[rows]
+    return Warp(found, shape.stride)
+
+
+def _placed(fit: Fit, name: str, t: int, handles: Handles) -> Placed:
+    follower, at = Follower(fit, name, t), torch.from_numpy(handles.at.astype(np.float32))
     moves = torch.from_numpy((handles.to - handles.at).astype(np.float32))
-    targets = places + follower.shift(at, moves).numpy()
-    nodes, texels = shape.nodes, fit.texels(frame, name)
+    places = follower.texels(at).numpy().astype(np.float64)
+    return Placed(places, places + follower.shift(at, moves).numpy(), handles.dragged, fit.texels(t, name))
+
+
+def _given_way(shape: Shape, points: Placed, config: DragConfig) -> np.ndarray:
+    """Displacement float32 [gh, gw, 2] of a lattice that gives way around the points that are dragged."""
+    nodes = shape.nodes
     size = float(np.linalg.norm(np.ptp(nodes, axis=0)))
-    radius = config.radius
-    if radius is None:
-        longest = float(np.linalg.norm(handles.to - handles.at, axis=1).max())
-        radius = 0.0 if (~handles.dragged).any() else max(_TIMES * longest, _LEAST * size / texels)
+    if config.radius is not None:
+        radius = config.radius * points.texels
+    elif (~points.dragged).any():
+        radius = 0.0
+    else:
+        radius = max(_TIMES * float(np.linalg.norm(points.targets - points.places, axis=1).max()), _LEAST * size)
     held = np.zeros(len(nodes), bool)
     if radius > 0:
-        near = [np.linalg.norm(nodes - place, axis=1) <= radius * texels for place in places[handles.dragged]]
+        near = [np.linalg.norm(nodes - place, axis=1) <= radius for place in points.places[points.dragged]]
         held = ~np.any(near, axis=0)
-    return solve(shape, places, targets, held, config.warp, _WIDTH * size)
+    return solve(shape, points.places, points.targets, held, config.warp, _WIDTH * size)
 
 
 # --- where the points are ---
@@ -222,15 +255,22 @@ def _everywhere(fit: Fit, name: str, frame: int, handles: Handles) -> Iterator[t
 
 def _followed(fit: Fit, name: str, frame: int, t: int, handles: Handles) -> Handles | None:
     """Points of one frame as those of another, their drags turned as their surroundings have; None if none is there."""
-    cross = _APART * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
-    places = (handles.at[:, None] + cross).reshape(-1, 2).astype(np.float32)
+    ring = np.exp(2j * np.pi * np.arange(_RING) / _RING)
+    around = np.concatenate([[0], *(away * ring for away in _APART)])
+    ways = np.stack([around.real, around.imag], axis=-1)
+    places = (handles.at[:, None] + ways).reshape(-1, 2).astype(np.float32)
     positions, visible = fit.track(places, frame, name)
-    seen = positions[t].reshape(-1, 5, 2).astype(np.float64)
-    known = visible[t].reshape(-1, 5)[:, 0]
+    seen = positions[t].reshape(-1, len(ways), 2).astype(np.float64)
+    shown = visible[t].reshape(-1, len(ways))
+    known = shown[:, 0]
     if not (known & handles.dragged).any():
         return None
-    turn = np.stack([seen[:, 1] - seen[:, 2], seen[:, 3] - seen[:, 4]], axis=-1) / (2 * _APART)
-    ends = seen[:, 0] + (turn @ (handles.to - handles.at)[..., None])[..., 0]
+    # A turn and a scale: all that is safe to tell of so few pixels.
+    apart = (seen - seen[:, :1]) @ np.array([1, 1j])
+    turn = (np.conj(around) * apart * shown).sum(axis=1) / np.maximum((np.abs(around) ** 2 * shown).sum(axis=1), 1e-9)
+    turn *= np.clip(np.abs(turn), 1 / _SCALED, _SCALED) / np.maximum(np.abs(turn), 1e-9)
+    moves = turn * ((handles.to - handles.at) @ np.array([1, 1j]))
+    ends = seen[:, 0] + np.stack([moves.real, moves.imag], axis=-1)
     return replace(handles, at=seen[:, 0], to=ends).only(known)
 
 

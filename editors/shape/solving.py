@@ -73,7 +73,13 @@ def shape_of(known: np.ndarray) -> Shape:
 
 
 def solve(
-    shape: Shape, places: np.ndarray, targets: np.ndarray, held: np.ndarray, kind: str, width: float = 0.0
+    shape: Shape,
+    places: np.ndarray,
+    targets: np.ndarray,
+    held: np.ndarray,
+    kind: str,
+    width: float = 0.0,
+    smooth: float = 0.0,
 ) -> np.ndarray:
     """How a shape moves when some of its places are put elsewhere.
 
@@ -83,6 +89,7 @@ def solve(
         held: bool [N], the nodes that stay where they are.
         kind: one of :data:`KINDS`.
         width: texels around a place that move along with it as one.
+        smooth: how much thin plates may miss points that contradict each other; 0 = they go through all of them.
 
     Returns:
         float32 [gh, gw, 2], displacement at all nodes of the lattice.
@@ -96,7 +103,7 @@ def solve(
         moves.append(np.repeat(move[None], len(around), axis=0))
     points, shifts = np.concatenate(at), np.concatenate(moves)
     if kind == "tps":
-        return shape.filled(_thin_plates(nodes, points, shifts, held))
+        return shape.filled(_thin_plates(nodes, points, shifts, held, smooth))
     return shape.filled(_as_rigid_as_possible(shape, points, shifts, held))
 
 
@@ -166,7 +173,9 @@ def _shares(shape: Shape, points: np.ndarray) -> tuple[scipy.sparse.csr_matrix, 
     return matrix, matrix @ nodes - points
 
 
-def _thin_plates(nodes: np.ndarray, points: np.ndarray, shifts: np.ndarray, held: np.ndarray) -> np.ndarray:
+def _thin_plates(
+    nodes: np.ndarray, points: np.ndarray, shifts: np.ndarray, held: np.ndarray, smooth: float
+) -> np.ndarray:
     still = nodes[held]
     still = still[:: max(-(-len(still) // _MOST_HELD), 1)]
     known = np.concatenate([points, still])
@@ -176,7 +185,7 @@ def _thin_plates(nodes: np.ndarray, points: np.ndarray, shifts: np.ndarray, held
     kernel = _kernel(known / scale, known / scale)
     plane = np.concatenate([np.ones((len(known), 1)), known / scale], axis=1)
     # With fewer than three points no tilt is determined; the smallest is taken.
-    system = np.block([[kernel + 1e-10 * np.eye(len(known)), plane], [plane.T, np.zeros((3, 3))]])
+    system = np.block([[kernel + max(smooth, 1e-10) * np.eye(len(known)), plane], [plane.T, np.zeros((3, 3))]])
     right = np.concatenate([moves, np.zeros((3, 2))])
     weights = np.linalg.lstsq(system, right, rcond=None)[0]
     seen = np.concatenate([_kernel(nodes / scale, known / scale), np.ones((len(nodes), 1)), nodes / scale], axis=1)

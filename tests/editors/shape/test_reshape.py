@@ -1,0 +1,142 @@
+"""A frame with another shape: the silhouettes of all frames, and what is seen in them, against the truth of a scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from contracts import EditorContract, fit  # noqa: F401
+from truth import small_scene, true_fit
+
+import canon
+from canon.coordinates import pixel_grid
+from canon.editors.shape.silhouettes import matched, outline
+from canon.edits import Over, Warp
+from canon.errors import InputError
+from canon.fits import Fit
+from canon.metrics import mask_iou
+from canon.scenes import Scene
+from canon.storage import read_image, to_float, write_image
+
+FRAME = 3
+
+
+class TestReshapeContract(EditorContract):
+    name = "reshape"
+
+    def options(self, fit: Fit, folder: Path) -> dict[str, Any]:  # noqa: F811
+        """The frame with a part of the middle layer green: its shape stays."""
+        image = np.array(fit.clip.frames[0])
+        inside = cv2.erode(fit.coordinates(0, "foreground")[1], np.ones((7, 7))) > 0.99
+        image[inside] = (40, 200, 60)
+        write_image(folder / "frame.png", image)
+        return {"image": str(folder / "frame.png")}
+
+    def test_takes_several_layers_at_once(self, fit: Fit, tmp_path: Path) -> None:  # noqa: F811
+        own = self.options(fit, tmp_path)
+        edit = canon.edit(fit, self.name, layers={"occluder": own, "foreground": own})
+        assert set(edit.layers) == {"occluder", "foreground"}
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return small_scene("bend", width=321, height=181, bend=0.02, lighting=0.1)
+
+
+@pytest.fixture(scope="module")
+def true(scene: Scene) -> Fit:
+    return true_fit(scene)
+
+
+def wider(fit: Fit, by: float = 1.3) -> np.ndarray:  # noqa: F811
+    """Where the foreground of a frame would be if it were so many times as wide, bool [H, W]."""
+    weight = fit.coordinates(FRAME, "foreground")[1]
+    x, y = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in fit.size[::-1]))
+    middle = np.nonzero(weight > 0.5)[1].mean()
+    moved = cv2.remap(weight, (middle + (x - middle) / by).astype(np.float32), y, cv2.INTER_LINEAR)
+    return np.asarray(moved > 0.5)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_new_silhouette_is_carried_to_every_frame(scene: Scene, true: Fit, tmp_path: Path, given: bool) -> None:
+    aim = wider(true)
+    image = np.array(canon.render(true, canon.edit(true, "remove", layer="foreground"))[FRAME])
+    image[aim] = (210, 40, 190)
+    write_image(tmp_path / "frame.png", image)
+    write_image(tmp_path / "mask.png", np.repeat(aim[..., None], 3, axis=2).astype(np.uint8) * 255)
+    options = {"mask": str(tmp_path / "mask.png")} if given else {}
+    edit = canon.edit(true, "reshape", image=str(tmp_path / "frame.png"), frame=FRAME, **options)
+    assert [type(operation) for operation in edit.operations("foreground")] == [Warp, Over]
+    video = canon.render(true, edit)
+    pixels = pixel_grid(true.size).numpy().astype(np.float64)
+    for t in range(len(true)):
+        there = scene.to_frame(FRAME, "foreground", scene.to_texture(t, "foreground", pixels)).astype(np.float32)
+        carried = cv2.remap(aim.astype(np.float32), there, None, cv2.INTER_LINEAR) > 0.5  # type: ignore[call-overload]
+        assert mask_iou(video.shown.coordinates(t, "foreground")[1] > 0.5, carried) > 0.93
+        inner = cv2.erode(carried.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        purple = np.abs(video[t][inner].astype(float) - (210, 40, 190))
+        assert np.median(purple) < 12, "it looks as it was painted, in the light of its frame"
+
+
+def test_the_shape_alone_keeps_the_layers_look(true: Fit, tmp_path: Path) -> None:
+    aim = wider(true)
+    image = np.array(true.clip.frames[FRAME])
+    image[aim] = (210, 40, 190)
+    write_image(tmp_path / "frame.png", image)
+    edit = canon.edit(true, "reshape", image=str(tmp_path / "frame.png"), frame=FRAME, repaint=False)
+    assert [type(operation) for operation in edit.operations("foreground")] == [Warp]
+    out = to_float(canon.render(true, edit)[FRAME])
+    before = true.coordinates(FRAME, "foreground")[1] > 0.99
+    assert np.abs(out[aim].mean(axis=0) - to_float(true.clip.frames[FRAME])[before].mean(axis=0)).max() < 0.05
+
+
+def test_outlines_are_matched_place_by_place() -> None:
+    """A blob that has grown an ear: what has not changed is matched with itself."""
+    before, after = np.zeros((120, 160), np.uint8), np.zeros((120, 160), np.uint8)
+    for mask in (before, after):
+        cv2.ellipse(mask, (80, 70), (45, 35), 0, 0, 360, 1, -1)
+    cv2.ellipse(after, (80, 25), (9, 20), 0, 0, 360, 1, -1)
+    here, there = matched(outline(before > 0), outline(after > 0))
+    low = here[:, 1] > 70
+    assert np.linalg.norm(here - there, axis=1)[low].max() < 3
+    assert there[:, 1].min() < 8, "the tip of the ear is the counterpart of something"
+    top = here[there[:, 1].argmin()]
+    assert abs(top[0] - 80) < 8 and top[1] < 40
+
+
+def test_a_given_pair_wins() -> None:
+    before, after = np.zeros((120, 160), np.uint8), np.zeros((120, 160), np.uint8)
+    cv2.circle(before, (70, 60), 30, 1, -1)
+    cv2.circle(after, (80, 60), 40, 1, -1)
+    pair = np.array([[70.0, 30.0, 108.0, 32.0]])
+    here, there = matched(outline(before > 0), outline(after > 0), pair)
+    nearest = np.linalg.norm(here - pair[0, :2], axis=1).argmin()
+    assert np.linalg.norm(there[nearest] - pair[0, 2:]) < 8
+    plain = matched(outline(before > 0), outline(after > 0))
+    nearest = np.linalg.norm(plain[0] - pair[0, :2], axis=1).argmin()
+    assert np.linalg.norm(plain[1][nearest] - pair[0, 2:]) > 15
+
+
+def test_bad_input_gets_one_sentence(true: Fit, tmp_path: Path) -> None:
+    write_image(tmp_path / "small.png", np.zeros((20, 30, 3), np.uint8))
+    write_image(tmp_path / "frame.png", np.array(true.clip.frames[FRAME]))
+    write_image(tmp_path / "black.png", np.zeros((*true.size, 3), np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    frame, black = str(tmp_path / "frame.png"), str(tmp_path / "black.png")
+    for options, sentence in (
+        ({}, "--image"),
+        ({"image": str(tmp_path / "small.png")}, "30x20"),
+        ({"image": str(tmp_path / "broken.png")}, "broken.png"),
+        ({"image": str(tmp_path / "none.png")}, "none.png"),
+        ({"image": frame, "mask": black}, "silhouette"),
+        ({"image": frame, "frame": 77}, "Frame 77"),
+        ({"image": frame, "layer": "background"}, "behind all others"),
+        ({"image": frame, "pairs": (1.0, 2.0)}, "X Y TO_X TO_Y"),
+    ):
+        with pytest.raises(InputError, match=sentence) as told:
+            canon.edit(true, "reshape", **options)
+        assert "\n" not in str(told.value)
+    assert read_image(tmp_path / "frame.png").shape[:2] == true.size
