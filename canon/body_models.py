@@ -18,7 +18,7 @@ from canon.errors import InputError
 from canon.gltf import GltfBody, read_glb
 from canon.pose_landmarks import NAMES
 from canon.pose_pickles import read_npz, read_pickle
-from canon.retargeting import _aligned, _source
+from canon.retargeting import alignment, source_of
 from canon.skeletons import Skeleton
 from canon.skinned_bodies import skinned_body
 
@@ -89,7 +89,7 @@ def _named(body: GltfBody, origin: str | Path) -> GltfBody:
     if set(NAMES) <= set(names):
         return _reduced(body, [names.index(name) for name in NAMES])
     try:
-        source = _source(body.skeleton)
+        source = source_of(body.skeleton)
     except InputError as error:
         raise InputError(
             f"The joints of the body '{origin}' are not known as SMPL's 24 ({_few(names)}); name them as SMPL, Mixamo, "
@@ -102,7 +102,7 @@ def _named(body: GltfBody, origin: str | Path) -> GltfBody:
         numbers[NAMES.index("spine3")] = spine[-1]
         numbers[NAMES.index("spine1")] = spine[0] if len(spine) > 1 else None
         numbers[NAMES.index("spine2")] = spine[len(spine) // 2] if len(spine) > 2 else None
-    aligned = _aligned(source, capsule_body().skeleton)
+    aligned = alignment(source, capsule_body().skeleton)
     turns: list[np.ndarray] = []
     for name, above in zip(NAMES, _PARENTS, strict=True):
         turns.append(aligned.get(name, turns[above] if turns else np.eye(3)))

@@ -359,7 +359,7 @@ def _area(video: Video, t: int, rim: bool) -> np.ndarray:
                 area = step.operation.rgba[..., 3] if isinstance(step.operation, Over) else step.operation.mask
                 found |= seen if area is None else seen & _reached(fit, t, step.layer, area, rim)
             elif isinstance(step.operation, Warp):
-                found |= moved_area(video.fit, step.layer, t, step.operation)
+                found |= moved_area(video.fit, step.layer, t, step.operation, rim)
             else:
                 # Whatever hides it may be soft: there the removal shows through, and its own opacity is what counts.
                 gone = np.asarray(fit.baked[k].opacity[t]) > 0 if rim else seen  # type: ignore[index]

@@ -51,7 +51,7 @@ _UPRIGHT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class _Source:
+class SourceSkeleton:
     """Joints of another skeleton by the names of ours.
 
     Attributes:
@@ -78,10 +78,10 @@ def retarget(motion: Motion, skeleton: Skeleton) -> Motion:
         InputError: the motion's names are not known, or the skeleton has other joints.
     """
     body = body_of(skeleton)
-    source = _source(motion.skeleton)
+    source = source_of(motion.skeleton)
     posed = motion.skeleton.transforms(torch.from_numpy(motion.rotations), torch.from_numpy(motion.root)).double()
     turns, places = posed[..., :3, :3].numpy(), posed[..., :3, 3].numpy()
-    aligned = _aligned(source, skeleton)
+    aligned = alignment(source, skeleton)
     names = skeleton_names(skeleton)
     found = np.empty((len(motion), len(names), 3, 3))
     for k, name in enumerate(names):
@@ -169,7 +169,7 @@ def skeleton_names(skeleton: Skeleton) -> tuple[str, ...]:
     return NAMES[: len(skeleton)]
 
 
-def _source(skeleton: Skeleton) -> _Source:
+def source_of(skeleton: Skeleton) -> SourceSkeleton:
     """Which joints are which.
 
     Raises:
@@ -208,7 +208,7 @@ def _source(skeleton: Skeleton) -> _Source:
         if found is not None:
             joint[part] = found
     eye = torch.eye(3).expand(len(skeleton), 3, 3)
-    return _Source(joint, spine, skeleton.joints(eye, torch.zeros(3)).double().numpy())
+    return SourceSkeleton(joint, spine, skeleton.joints(eye, torch.zeros(3)).double().numpy())
 
 
 def _plain(name: str) -> tuple[str, str]:
@@ -232,7 +232,7 @@ def _together(first: list[int], second: list[int]) -> int:
     return [a for a, b in zip(first, second, strict=False) if a == b][-1]
 
 
-def _aligned(source: _Source, skeleton: Skeleton) -> dict[str, np.ndarray]:
+def alignment(source: SourceSkeleton, skeleton: Skeleton) -> dict[str, np.ndarray]:
     """Rotations [3, 3] that bring the source's rest pose to ours, by the name of the joint."""
     rest, joint = source.rest, source.joint
     eye = torch.eye(3).expand(len(skeleton), 3, 3)
@@ -276,7 +276,7 @@ def _shortest(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _turned(
-    name: str, source: _Source, turns: np.ndarray, aligned: dict[str, np.ndarray], above: np.ndarray | None
+    name: str, source: SourceSkeleton, turns: np.ndarray, aligned: dict[str, np.ndarray], above: np.ndarray | None
 ) -> np.ndarray:
     """Rotations [T, 3, 3] of one of our joints in the world."""
     if name.startswith("spine"):

@@ -255,8 +255,12 @@ class _Warped:
         return np.asarray(found, np.float32)
 
 
-def moved_area(fit: Fit, layer: str, t: int, own: Warp) -> np.ndarray:
-    """Pixels of frame ``t`` from which a warp takes a layer, or to which it brings it, bool [H, W]."""
+def moved_area(fit: Fit, layer: str, t: int, own: Warp, rim: bool = False) -> np.ndarray:
+    """Pixels of frame ``t`` from which a warp takes a layer, or to which it brings it, bool [H, W].
+
+    Args:
+        rim: whether those beside them count that may lose a trace of it.
+    """
     found = np.zeros(fit.size, bool)
     warp = frame_warp(fit, layer, t, [own])
     if warp is not None:
@@ -264,7 +268,8 @@ def moved_area(fit: Fit, layer: str, t: int, own: Warp) -> np.ndarray:
         before = np.ones(fit.size, bool) if opacity is None else np.asarray(opacity[t]) > 0
         after = remap(before.astype(np.float32)[..., None], warp.origin)[..., 0] > 0
         found[warp.box] = warp.moved & (before[warp.box] | (warp.shown & after))
-    return found
+    side = 4 * _rim(fit.size) + 1
+    return cv2.dilate(found.astype(np.uint8), np.ones((side, side), np.uint8)) > 0 if rim else found
 
 
 def frame_warp(fit: Fit, layer: str, t: int, own: Sequence[Warp]) -> FrameWarp | None:

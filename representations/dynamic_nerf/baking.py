@@ -13,6 +13,7 @@ import torch
 
 from canon.coordinates import grid_size, pixel_grid
 from canon.fits import FitLayer
+from canon.rasterise import interpolate
 from canon.representations.dynamic_nerf.buffers import (
     Shot,
     background_depth,
@@ -24,7 +25,6 @@ from canon.representations.dynamic_nerf.buffers import (
 )
 from canon.representations.dynamic_nerf.model import Model
 from canon.representations.dynamic_nerf.panorama import Panorama
-from canon.rasterise import interpolate
 from canon.representations.dynamic_nerf.rays import Rays, same_cameras
 from canon.representations.dynamic_nerf.skinning import distance, look, surface
 from canon.representations.dynamic_nerf.surface import Mesh, unwrap

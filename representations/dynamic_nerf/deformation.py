@@ -84,6 +84,16 @@ class Deformation(nn.Module):
         """Skinning weights [N, J] of places [N, 3] of the rest pose, corrected as far as that is learned."""
         return torch.softmax(self.body.log_weights(rest[:, None]) + self._correction(rest), dim=-1)
 
+    def blended(self, rest: Tensor, transforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Where places [N, 3] of the rest pose are in poses, and how they turn, [N, 3, 3]; by their weights alone.
+
+        Args:
+            transforms: [N, J, 4, 4] or [J, 4, 4], of the poses.
+        """
+        found = (self.weights(rest)[:, :, None, None] * transforms[..., :3, :]).sum(dim=1)
+        turn = found[..., :3]
+        return (turn @ rest[..., None])[..., 0] + found[..., 3], turn
+
     def _correction(self, rest: Tensor) -> Tensor:
         """What is learned to be added to the logarithms of the body's weights, [N, J]."""
         at = (2 * (rest.detach() - self.low) / (self.high - self.low) - 1)[None, None, None]

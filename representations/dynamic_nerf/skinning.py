@@ -11,9 +11,9 @@ from torch import Tensor
 from canon.bodies import BodyModel
 from canon.cameras import Camera
 from canon.errors import InputError
+from canon.rasterise import Raster, interpolate, rasterise
 from canon.representations.dynamic_nerf.deformation import Deformation
 from canon.representations.dynamic_nerf.fields import HumanField
-from canon.rasterise import Raster, interpolate, rasterise
 from canon.representations.dynamic_nerf.surface import Mesh, TextureAtlas, extract
 from canon.sampling import fill_from_nearest
 
@@ -70,9 +70,7 @@ def skin(deformation: Deformation, vertices: Tensor, transforms: Tensor, rotatio
     Returns:
         [V, 3], which the deformation takes back to ``vertices`` wherever it can.
     """
-    blended = torch.einsum("vj,jab->vab", deformation.weights(vertices), transforms[:, :3])
-    turn = blended[..., :3]
-    found = (turn @ vertices[..., None])[..., 0] + blended[..., 3]
+    found, turn = deformation.blended(vertices, transforms)
     best, least = found, torch.full_like(found[:, 0], torch.inf)
     for _ in range(_STEPS):
         _, rest, _ = deformation(found[None], transforms[None], rotations[None], 1.0, torch.inf)

@@ -212,9 +212,7 @@ class Training:
         numbers, at = frames.cpu().numpy(), (y.cpu().numpy() // FLOW_STRIDE, x.cpu().numpy() // FLOW_STRIDE)
         moved = torch.from_numpy(np.asarray(flow.forward[numbers, at[0], at[1]], np.float32)).to(self.seen.device)
         after = self.posed(frames + 1)
-        weights = deformation.weights(seen.rest[chosen])
-        blended = torch.einsum("nj,njab->nab", weights, after.transforms[:, :, :3])
-        places = (blended[..., :3] @ seen.rest[chosen][..., None])[..., 0] + blended[..., 3]
+        places, _ = deformation.blended(seen.rest[chosen], after.transforms)
         found = self.seen.project(frames + 1, places)
         wanted = torch.stack([x, y], dim=-1) + moved
         away = (found - wanted).norm(dim=-1) / max(self.seen.size)

@@ -248,3 +248,19 @@ def test_the_whole_picture_may_be_dragged_where_there_is_one_layer() -> None:
     out = canon.render(still, edit)[1]
     assert out[33, 46] == pytest.approx(image[30, 40], abs=3)
     assert np.array_equal(out[:, :20], image[:, :20])
+
+
+def test_a_drag_is_the_same_at_twice_the_size(true: Fit) -> None:
+    start = deep_point(true, 3)
+    edit = canon.edit(true, "drag", move=(*start, *(start + by(12, -5))), frame=3)
+    one, two = canon.render(true, edit)[3], canon.render(true, edit, scale=2)[3]
+    smaller = cv2.resize(two, one.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(smaller.astype(float) - one).mean() < 1.5
+
+
+def test_a_drag_is_measured_like_any_edit(true: Fit) -> None:
+    start = deep_point(true, 3)
+    edit = canon.edit(true, "drag", move=(*start, *(start + by(12, -5))), frame=3, radius=25)
+    figures = canon.evaluate(true, edit)
+    assert 0 < figures["edited_share"] < 0.3
+    assert figures["changed_outside"] == 0
