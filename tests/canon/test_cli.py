@@ -193,6 +193,28 @@ def test_a_painted_frame_and_a_stack_as_images(project: Path, tmp_path: Path) ->
     assert np.ptp(behind.astype(int), axis=1).mean() < 8
 
 
+def test_a_drag_and_a_reshape_by_options_and_files(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, fit = str(project), canon.load(project / "fits" / "atlas")
+    weight = fit.coordinates(2, "foreground")[1]
+    depth = cv2.distanceTransform((weight > 0.95).astype(np.uint8), cv2.DIST_L2, 5)
+    y, x = (int(v) for v in np.unravel_index(int(depth.argmax()), depth.shape))
+    drag = ["edit", place, "--editor", "drag", "--frame", "2", "--name", "pull", "--move"]
+    assert main([*drag, str(x), str(y), str(x + 6), str(y)]) == DONE
+    frame = np.array(fit.clip.frames[2])
+    frame[weight > 0.5] = [200, 30, 180]
+    write_image(tmp_path / "f2.png", frame)
+    shape = ["edit", place, "--editor", "reshape", "--name", "pink", "--frame", "2", "--image"]
+    assert main([*shape, str(tmp_path / "f2.png")]) == DONE
+    out = tmp_path / "frames"
+    assert main(["render", place, "--edit", "pull", "--edit", "pink", "--out", f"{out}/"]) == DONE
+    assert np.abs(read_image(out / "00002.png")[y, x + 3].astype(int) - [200, 30, 180]).max() < 40
+    assert "X Y TO_X TO_Y" in complains(capsys, [*drag, "1", "2", "3"])
+    assert "does not lie on" in complains(capsys, [*drag, "0", "0", "3", "3", "--layer", "foreground"])
+    assert "none.png" in complains(capsys, [*shape, str(tmp_path / "none.png")])
+
+
 def test_the_same_again_is_found_and_other_options_get_a_new_name(
     source: Path, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
