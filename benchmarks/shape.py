@@ -115,9 +115,8 @@ def on_clip(name: str, options: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory() as temporary:
         begin = time.perf_counter()
         if name == "car":
-            frame, extra, edit = CAR_FRAME, *_taller(fit, Path(temporary))
+            edit = _taller(fit, Path(temporary))
         else:
-            frame, extra = int(DRAGS[name]["frame"]), np.zeros(0)
             edit = canon.edit(fit, "drag", layer="foreground", **DRAGS[name])
         seconds = time.perf_counter() - begin
     video = canon.render(fit, edit)
@@ -130,10 +129,11 @@ def on_clip(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "warp error of the source": round(_flicker([np.asarray(one) for one in clip.frames]), 6),
     }
     if name == "car":
-        overlaps = [
-            mask_iou(video.shown.coordinates(t, "foreground")[1] > 0.5, _carried(fit, frame, t, extra))
-            for t in range(len(fit))
-        ]
+        masks = next(iter(clip.masks.values()))
+        overlaps = []
+        for t in masks.indices:  # the car as it is in truth, made taller in the same way
+            aim = _stretched(np.asarray(masks.get(t), np.float32) / 255) > 0.5
+            overlaps.append(mask_iou(video.shown.coordinates(t, "foreground")[1] > 0.5, aim))
         row |= {"least IoU": round(min(overlaps), 3), "mean IoU": round(float(np.mean(overlaps)), 3)}
     if options.sheets is not None:
         times = np.linspace(0, len(fit) - 1, 4).round().astype(int)
@@ -142,29 +142,23 @@ def on_clip(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
-def _taller(fit: Fit, folder: Path) -> tuple[np.ndarray, Edit]:
-    """The silhouette of a taller car in one frame, and the edit that a picture of it leads to."""
-    weight = fit.coordinates(CAR_FRAME, "foreground")[1]
-    x, y = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in fit.size[::-1]))
-    low = float(np.nonzero(weight > 0.5)[0].max())
-    from_y = np.where(y < low, low - (low - y) / TALLER, y).astype(np.float32)
+def _taller(fit: Fit, folder: Path) -> Edit:
+    """The edit that a picture of one frame with a taller car leads to."""
+    mask = _stretched(fit.coordinates(CAR_FRAME, "foreground")[1])
     behind = canon.render(fit, canon.edit(fit, "remove", layer="foreground", grow=3))[CAR_FRAME]
-    shown = cv2.remap(np.asarray(fit.clip.frames[CAR_FRAME]), x, from_y, cv2.INTER_LINEAR)
-    aim = cv2.remap(weight, x, from_y, cv2.INTER_LINEAR) > 0.5
+    aim = mask > 0.5
+    shown = _stretched(np.asarray(fit.clip.frames[CAR_FRAME]), fit.coordinates(CAR_FRAME, "foreground")[1])
     write_image(folder / "frame.png", np.where(aim[..., None], shown, behind))
     write_image(folder / "mask.png", np.repeat(aim[..., None], 3, axis=2).astype(np.uint8) * 255)
     paths = {"image": str(folder / "frame.png"), "mask": str(folder / "mask.png")}
-    return aim, canon.edit(fit, "reshape", layer="foreground", frame=CAR_FRAME, **paths)
+    return canon.edit(fit, "reshape", layer="foreground", frame=CAR_FRAME, **paths)
 
 
-def _carried(fit: Fit, frame: int, t: int, mask: np.ndarray) -> np.ndarray:
-    """A silhouette of one frame in another, by the homography that takes the layer's points there, bool [H, W]."""
-    y, x = np.nonzero(fit.coordinates(frame, "foreground")[1] > 0.98)
-    some = np.random.default_rng(0).choice(len(y), 600)
-    points = np.stack([x[some], y[some]], axis=-1).astype(np.float32)
-    positions, visible = fit.track(points, frame, "foreground")
-    matrix, _ = cv2.findHomography(points[visible[t]], positions[t][visible[t]], cv2.RANSAC, 2.0)
-    return np.asarray(cv2.warpPerspective(mask.astype(np.float32), matrix, mask.shape[::-1]) > 0.5)
+def _stretched(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """A picture [H, W] or [H, W, 3] made taller above the lowest place of a mask [H, W], or of itself."""
+    x, y = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in image.shape[1::-1]))
+    low = float(np.nonzero((image if mask is None else mask) > 0.5)[0].max())
+    return cv2.remap(image, x, np.where(y < low, low - (low - y) / TALLER, y).astype(np.float32), cv2.INTER_LINEAR)
 
 
 def _flicker(frames: list[np.ndarray]) -> float:

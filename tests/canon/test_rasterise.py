@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from canon import rasterise as module
 from canon.cameras import Camera, look_at, pinhole
 from canon.coordinates import pixel_grid
 from canon.errors import InputError
 from canon.rasterise import interpolate, rasterise, rasterise_flat
-from canon.representations.dynamic_nerf import rasterise as module
 
 SIZE = (61, 118)
 LENSES = [((), False), ((0.06, -0.08, -1e-3, 2e-4), False), ((-0.25, 0.08, 1e-3, 0.0), False)]
