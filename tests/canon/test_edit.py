@@ -171,7 +171,7 @@ def test_resizing_keeps_opaque_opaque_and_nothing_nothing() -> None:
 
 def test_registry_names_what_there_is() -> None:
     assert {"paint", "remove", "grade"} <= set(registry.names(registry.EDITORS))
-    with pytest.raises(InputError, match=r"no editor called 'pait'.*grade.*paint, remove"):
+    with pytest.raises(InputError, match=r"no editor called 'pait'.*grade.*paint.*remove"):
         registry.editor("pait")
     with pytest.raises(InputError, match=r"no representation called 'x'.*atlas"):
         registry.representation("x")
