@@ -15,9 +15,7 @@ import numpy as np
 
 from canon import colour
 from canon.boxes import Box, box_size
-from canon.coordinates import grid_size
 from canon.errors import InputError
-from canon.sampling import remap_points
 from canon.storage import file_digest, to_plain
 
 log = logging.getLogger("canon")
@@ -137,6 +135,8 @@ class Warp:
 
     def at(self, texels: np.ndarray) -> np.ndarray:
         """Displacement float32 [N, 2] at canvas positions [N, 2]; beyond the canvas, that of its rim."""
+        from canon.sampling import remap_points  # with torch, which editors that only describe themselves do without
+
         return remap_points(self.grid, np.asarray(texels, np.float32) / np.float32(self.stride))
 
     def check_canvas(self, size: tuple[int, int], layer: str) -> None:
@@ -145,6 +145,8 @@ class Warp:
         Raises:
             InputError: it has another number of nodes.
         """
+        from canon.coordinates import grid_size
+
         if self.grid.shape[:2] != grid_size(size, self.stride):
             seen, wanted = "x".join(map(str, self.grid.shape[1::-1])), f"{size[1]}x{size[0]}"
             raise InputError(f"A warp of '{layer}' has {seen} nodes, which are not those of its canvas ({wanted}).")
