@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 Box = tuple[slice, slice]
 """Rows and columns of a frame or canvas."""
 
@@ -11,6 +13,14 @@ def grown(box: Box, margin: int, size: tuple[int, int]) -> Box:
     rows, columns = (
         slice(max(side.start - margin, 0), min(side.stop + margin, length))
         for side, length in zip(box, size, strict=True)
+    )
+    return rows, columns
+
+
+def around(boxes: Iterable[Box]) -> Box:
+    """The smallest box that holds some boxes, of which there is at least one."""
+    rows, columns = (
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
     )
     return rows, columns
 

@@ -16,27 +16,22 @@ from canon.coordinates import grid_nodes
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.grids import sample_grid
+from canon.per_frame import PerFrame
 from canon.spatial import SpatialFit
 
 MOST = 8
 """Largest factor."""
 
 
-class EnlargedFrames:
+def _enlarged_frames(frames: np.ndarray, times: int, interpolation: int) -> PerFrame:
     """Images [T, H, W] or [T, H, W, C], enlarged one at a time when they are asked for."""
+    count, height, width, *channels = frames.shape
+    size = (width * times, height * times)
 
-    def __init__(self, frames: np.ndarray, times: int, interpolation: int) -> None:
-        self.frames, self.times, self.interpolation = frames, times, interpolation
-        count, height, width, *channels = frames.shape
-        self.shape = (count, height * times, width * times, *channels)
-        self.dtype = frames.dtype
+    def make(t: int) -> np.ndarray:
+        return np.asarray(cv2.resize(np.ascontiguousarray(frames[t]), size, interpolation=interpolation))
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, t: int) -> np.ndarray:
-        image = np.ascontiguousarray(self.frames[t])
-        return cv2.resize(image, (self.shape[2], self.shape[1]), interpolation=self.interpolation)
+    return PerFrame((count, *size[::-1], *channels), frames.dtype, make)
 
 
 def enlarged(fit: Fit, times: int) -> Fit:
@@ -54,7 +49,7 @@ def enlarged(fit: Fit, times: int) -> Fit:
     if isinstance(fit, SpatialFit):
         raise InputError("A fit in three dimensions cannot be enlarged between pixels; render at scale 1.")
     clip = fit.clip
-    frames = cast(np.ndarray, EnlargedFrames(clip.frames, times, cv2.INTER_LANCZOS4))
+    frames = cast(np.ndarray, _enlarged_frames(clip.frames, times, cv2.INTER_LANCZOS4))
     large = replace(clip, frames=frames, masks={}, known_hash=clip.content_hash)
     layers = []
     for layer in fit.baked:
@@ -62,7 +57,7 @@ def enlarged(fit: Fit, times: int) -> Fit:
         lighting = _enlarged_grid(layer.lighting, fit.light_stride, times, large.size)
         opacity = layer.opacity
         if opacity is not None:
-            opacity = cast(np.ndarray, EnlargedFrames(opacity, times, cv2.INTER_LINEAR))
+            opacity = cast(np.ndarray, _enlarged_frames(opacity, times, cv2.INTER_LINEAR))
         second_grid, second_lighting = layer.second_grid, layer.second_lighting
         if second_grid is not None and second_lighting is not None:
             second_grid = _enlarged_grid(second_grid, fit.stride, times, large.size)

@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from canon.boxes import Box, grown
+from canon.boxes import Box, around, grown
 from canon.clip import Clip
 from canon.compose import compose
 from canon.edits import Edit
@@ -88,9 +88,8 @@ class Video:
         out = np.array(self.shown.clip.frames[t])
         boxes = self._boxes(t)
         if boxes:
-            rows = slice(min(b[0].start for b in boxes.values()), max(b[0].stop for b in boxes.values()))
-            columns = slice(min(b[1].start for b in boxes.values()), max(b[1].stop for b in boxes.values()))
-            out[rows, columns] = self._part(t, (rows, columns), boxes, out[rows, columns])
+            box = around(boxes.values())
+            out[box] = self._part(t, box, boxes, out[box])
         return out
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -170,12 +169,7 @@ class Video:
             self._layers[name].reach(view, self.shown.stride, self.shown.size) for view in self.shown.views(t, name)
         ]
         boxes = [reach for reach in reaches if reach is not None]
-        if not boxes:
-            return None
-        rows, columns = (
-            slice(min(s.start for s in part), max(s.stop for s in part)) for part in zip(*boxes, strict=True)
-        )
-        return rows, columns
+        return around(boxes) if boxes else None
 
     def _seen(self, t: int, name: str, grow: int) -> Box | None:
         opacity = self.shown.layer(name).opacity

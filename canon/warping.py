@@ -7,7 +7,7 @@ the pixel of ``u`` (VideoSwap's propagation by the Jacobian, Gu et al., CVPR 202
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -16,12 +16,13 @@ import cv2
 import numpy as np
 import torch
 
-from canon.boxes import Box, box_size, grown
+from canon.boxes import Box, around, box_size, grown
 from canon.coordinates import Size, grid_nodes
 from canon.edits import Edit, Warp
 from canon.errors import InputError
 from canon.fits import Fit, FitLayer, clamped, nonzero_box
 from canon.grids import jacobian, level_of_detail, sample_grid
+from canon.per_frame import PerFrame
 from canon.rasterise import interpolate, rasterise_flat
 from canon.sampling import fill_from_nearest, fill_unseen, mip_levels, remap, sample_mip
 from canon.storage import to_float, to_uint8
@@ -66,19 +67,6 @@ class FrameWarp:
         """Where something else than before is seen, bool [h, w]."""
         here = _pixels(self.box)
         return ~self.shown | (np.abs(self.origin - here).max(axis=-1) > _STILL)
-
-
-class PerFrame:
-    """An array [T, ...] whose frames are made when they are asked for."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any, make: Callable[[int], np.ndarray]) -> None:
-        self.shape, self.dtype, self._make = shape, np.dtype(dtype), make
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, t: int) -> np.ndarray:
-        return self._make(int(t))
 
 
 def warps(fit: Fit, edits: Sequence[Edit]) -> dict[str, list[Warp]]:
@@ -194,7 +182,7 @@ class _Warped:
         source = np.array(fit.clip.frames[t])
         if not at:
             return source
-        box = grown(_around([warp.box for warp in at.values()]), 8 * _rim(fit.size), fit.size)
+        box = grown(around([warp.box for warp in at.values()]), 8 * _rim(fit.size), fit.size)
         before, after = fit.weights(t, box), self.fit.weights(t, box)
         moved = {name: self._places(warp, box) for name, warp in at.items()}
         changed, left = np.zeros(box_size(box), bool), np.zeros(box_size(box), bool)
@@ -298,7 +286,7 @@ def frame_warp(fit: Fit, layer: str, t: int, own: Sequence[Warp]) -> FrameWarp |
     faces = np.concatenate([cells[order][:, [0, 1, 2]], cells[order][:, [1, 3, 2]]], axis=1).reshape(-1, 3)
     used = np.unique(cells)
     low, high = (np.round(edge).astype(int) for edge in (goal[used].min(axis=0) - 1, goal[used].max(axis=0) + 2))
-    target = _around([box, (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))])
+    target = around([box, (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))])
     rows, columns = (slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(target, size, strict=True))
     corner = np.array([columns.start, rows.start])
     raster = rasterise_flat(goal - corner, faces, box_size((rows, columns)))
@@ -468,10 +456,3 @@ def _widened(left: np.ndarray, rim: int) -> np.ndarray:
         return np.zeros(left.shape, np.float32)
     away = cv2.distanceTransform((~left).astype(np.uint8), cv2.DIST_L2, 5)
     return np.clip(2 - away / rim, 0, 1).astype(np.float32)
-
-
-def _around(boxes: Sequence[Box]) -> Box:
-    rows, columns = (
-        slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True)
-    )
-    return rows, columns

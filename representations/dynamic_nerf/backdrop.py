@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canon.boxes import Box, box_size, grown
+from canon.boxes import Box, around, box_size, grown
 from canon.representations.dynamic_nerf.observations import Batch, Observations, chunks
 from canon.representations.dynamic_nerf.world import World
 
@@ -74,10 +74,5 @@ class Backdrop:
             own = self.box(t)
             if own is not None:
                 wide = grown(own, self.world.sizes.patch, self.seen.size)
-                found[view] = _around(found[view], wide) if view in found else wide
+                found[view] = around([found[view], wide]) if view in found else wide
         return found
-
-
-def _around(a: Box, b: Box) -> Box:
-    rows, columns = (slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
-    return rows, columns
