@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import cv2
 import numpy as np
-from edits import load
+from edits import keep, load
 from fit import machine
 from pattern_classifier import Classifier, load_or_train, recognise
 from skimage.color import deltaE_ciede2000, rgb2lab
@@ -116,16 +116,6 @@ def share_of_tiles(fit: canon.Fit, edit: Edit, layer: str, pattern: str, judge: 
     return float(np.mean([seen.look == pattern for seen in recognise(judge, np.stack(tiles))]))
 
 
-def keep(row: dict[str, Any], folder: Path) -> None:
-    """Put a row in the place of the one of the same clip and variant."""
-    path = folder / "distill.json"
-    rows = json.loads(path.read_text()) if path.exists() else []
-    rows = [old for old in rows if (old["clip"], old["variant"]) != (row["clip"], row["variant"])]
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([*rows, row], indent=1) + "\n")
-    print(json.dumps(row), flush=True)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,7 +134,7 @@ def main() -> None:
     layer, judge = fit.layers[0], load_or_train(options.cache)
     common = {"clip": options.clip.name, "prompt": options.prompt, "frames": len(fit), **machine()}
     found = figures(fit, Edit([], fit.id), layer, options.prompt, judge)
-    keep({**common, "variant": "source", **found}, options.out)
+    keep({**common, "variant": "source", **found}, options.out / "distill.json", "variant")
     made = {}
     for name in options.variants:
         own = {**VARIANTS[name], **json.loads(options.options)}
@@ -156,7 +146,7 @@ def main() -> None:
         row |= {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
         row |= figures(fit, edit, layer, options.prompt, judge)
         row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        keep(row, options.out)
+        keep(row, options.out / "distill.json", "variant")
         made[name] = edit
         if options.sheets:
             write_image(options.sheets / f"{options.clip.name}-distill.png", edits_sheet(fit, made, 3))

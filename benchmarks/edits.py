@@ -71,12 +71,11 @@ def large(width: int, model: str) -> dict[str, Any]:
     return {"clip": f"canvas {width}x{width * 9 // 16}", "editor": "restyle", "edit_seconds": seconds, "peak_mib": peak}
 
 
-def keep(row: dict[str, Any], folder: Path) -> None:
-    """Put a row in the place of the one of the same clip and editor."""
-    path = folder / "edits.json"
+def keep(row: dict[str, Any], path: Path, name: str = "editor") -> None:
+    """Put a row in the place of the one of the same clip and ``name``."""
     rows = json.loads(path.read_text()) if path.exists() else []
-    rows = [old for old in rows if (old["clip"], old["editor"]) != (row["clip"], row["editor"])]
-    folder.mkdir(parents=True, exist_ok=True)
+    rows = [old for old in rows if (old["clip"], old[name]) != (row["clip"], row[name])]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([*rows, row], indent=1) + "\n")
     print(json.dumps(row), flush=True)
 
@@ -96,7 +95,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if options.canvas:
-        keep({**large(options.canvas, options.model), **machine()}, options.out)
+        keep({**large(options.canvas, options.model), **machine()}, options.out / "edits.json")
     for name in options.names if options.clips else ():
         fit = load(options.clips / name, options.frames)
         short = load(options.clips / name, options.framewise) if options.framewise else None
@@ -123,7 +122,7 @@ def main() -> None:
                 **{key: round(float(found[key]), 6) for key in FIGURES if key in found},
                 **machine(),
             }
-            keep(row, options.out)
+            keep(row, options.out / "edits.json")
             if options.sheets:
                 write_image(options.sheets / f"{name}-{editor}.png", edits_sheet(fit, {editor: edit}))
 
