@@ -55,7 +55,8 @@ class Guide:
         guidance: of the text.
         added: what an XL model and an IP-Adapter are told besides.
         control: a ControlNet.
-        beside: [1, c, h, w] channels that the UNet wants to see besides the latents.
+        beside: [1, c, h, w] channels that the UNet wants to see besides the latents; [B, c, h, w] where each of the
+            context's embeddings has its own.
         image_guidance: of the picture, for a model that follows instructions; None for others.
         rescale: share of the contrast that guidance added which is taken back (Lin et al., WACV 2024).
     """
@@ -229,10 +230,11 @@ class LatentModel:
             )
             extra |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         if guide.beside is not None:
-            beside = place.cut(guide.beside).expand(pictures, -1, -1, -1)
-            nothing = torch.zeros_like(beside)
-            several = [beside, beside, nothing] if guide.image_guidance is not None and count == 3 else [beside] * count
-            seen = torch.cat([seen, torch.cat(several)], dim=1)
+            beside = place.cut(guide.beside)
+            if guide.image_guidance is not None and count == 3:
+                beside = torch.cat([beside, beside, torch.zeros_like(beside)])
+            beside = beside.expand(count, -1, -1, -1).repeat_interleave(pictures, dim=0)
+            seen = torch.cat([seen, beside], dim=1)
         found = self.unet(seen, t, encoder_hidden_states=context, return_dict=False, **extra)[0]
         if count == 1:
             return found  # type: ignore[no-any-return]

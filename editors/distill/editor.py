@@ -20,8 +20,8 @@ _HELD = {"dds": 2.0, "csd-edit": 0.8}
 
 
 @dataclass
-class DistillConfig(DiffusionConfig):
-    """Optimise a layer against a diffusion model, in views of its canvas and of frames (SDS, DDS, PDS, CSD)."""
+class GuidedConfig(DiffusionConfig):
+    """What all optimising against a diffusion model has in common."""
 
     method: str = "sds"
     """sds repaints; dds changes only what tells the prompt from the source prompt; pds holds on to the source besides;
@@ -36,12 +36,6 @@ class DistillConfig(DiffusionConfig):
     """Views that are looked at in a step."""
     view: int = 0
     """Pixels along a side of a view; 0 = what the model is made for."""
-    frames: int = 6
-    """Frames of every segment from which views are drawn, at even distances."""
-    frame_views: float = 0.5
-    """Share of the views that are frames with the edit in place; the others are parts of the canvas."""
-    edit_layer: bool = False
-    """Optimise a layer with an opacity of its own over the canvas (as Text2LIVE does) in place of the canvas."""
     space: str = "auto"
     """Where the gradient is taken: latent, or pixel; auto = pixel for sds and csd, latent for the others."""
     weighting: str = "variance"
@@ -52,13 +46,6 @@ class DistillConfig(DiffusionConfig):
     """The same at the last step; in between, both ends move evenly."""
     clip: float = 1.0
     """Largest root mean square of a view's gradient; 0 = any."""
-    smooth: float = 0.0
-    """Weight of the total variation of the picture."""
-    preserve: float | None = None
-    """Weight of the squared difference from the source; none = 2 for dds and 0.8 for csd-edit, which would else go on
-    until little of the source is left, 0 for the others."""
-    sparse: float = 0.02
-    """Weight of the opacity of an edit layer."""
     checkpoints: str = ""
     """Folder for the state of the run and previews: an interrupted run goes on from there; none = nothing is kept."""
     refine: float = 0.0
@@ -68,23 +55,14 @@ class DistillConfig(DiffusionConfig):
         super().__post_init__()
         self.noise, self.noise_end = (self.noise[0], self.noise[1]), (self.noise_end[0], self.noise_end[1])
         self.settings()
-        if self.views < 1 or self.frames < 0 or self.view < 0:
-            raise InputError("Views must be at least 1, and frames and the size of a view at least 0.")
-        if not 0 <= self.frame_views <= 1:
-            raise InputError(f"The share {self.frame_views:g} of views of frames is out of range; choose 0 to 1.")
-        if not self.rate > 0 or min(self.smooth, self.held, self.sparse) < 0:
-            raise InputError("The rate must be above 0, and the weights smooth, preserve and sparse at least 0.")
+        if self.views < 1 or self.view < 0:
+            raise InputError("Views must be at least 1, and the size of a view at least 0.")
+        if not self.rate > 0:
+            raise InputError(f"The rate must be above 0, and it is {self.rate:g}.")
         if self.scheduler or self.refine:
             raise InputError("Nothing is denoised step by step here; leave --scheduler and --refine out.")
         if self.ip_adapter or self.offload:
             raise InputError("An exemplar and --offload do not go with distillation; leave them out.")
-
-    @property
-    def held(self) -> float:
-        """The weight of what :attr:`preserve` says."""
-        if self.preserve is not None:
-            return self.preserve
-        return _HELD.get(self.method, 0.0)
 
     def settings(self) -> Settings:
         """What the guidance is told.
@@ -106,6 +84,41 @@ class DistillConfig(DiffusionConfig):
             clip=self.clip,
             seed=self.seed,
         )
+
+
+@dataclass
+class DistillConfig(GuidedConfig):
+    """Optimise a layer against a diffusion model, in views of its canvas and of frames (SDS, DDS, PDS, CSD)."""
+
+    frames: int = 6
+    """Frames of every segment from which views are drawn, at even distances."""
+    frame_views: float = 0.5
+    """Share of the views that are frames with the edit in place; the others are parts of the canvas."""
+    edit_layer: bool = False
+    """Optimise a layer with an opacity of its own over the canvas (as Text2LIVE does) in place of the canvas."""
+    smooth: float = 0.0
+    """Weight of the total variation of the picture."""
+    preserve: float | None = None
+    """Weight of the squared difference from the source; none = 2 for dds and 0.8 for csd-edit, which would else go on
+    until little of the source is left, 0 for the others."""
+    sparse: float = 0.02
+    """Weight of the opacity of an edit layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames < 0:
+            raise InputError(f"There cannot be {self.frames} frames; give at least 0.")
+        if not 0 <= self.frame_views <= 1:
+            raise InputError(f"The share {self.frame_views:g} of views of frames is out of range; choose 0 to 1.")
+        if min(self.smooth, self.held, self.sparse) < 0:
+            raise InputError("The weights smooth, preserve and sparse must be at least 0.")
+
+    @property
+    def held(self) -> float:
+        """The weight of what :attr:`preserve` says."""
+        if self.preserve is not None:
+            return self.preserve
+        return _HELD.get(self.method, 0.0)
 
 
 class Distill(DiffusionEditor):

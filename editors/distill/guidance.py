@@ -6,6 +6,7 @@ atlas, or pictures that a camera takes of a field. Nothing is known of them here
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -35,7 +36,8 @@ class Denoiser(Protocol):
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
-    def guide(self, prompt: str, negative: str, guidance: float, size: tuple[int, int]) -> Guide: ...
+    @property
+    def guide(self) -> Callable[..., Guide]: ...
     def encoded(self, picture: Tensor) -> Tensor: ...
     def decode(self, latents: Tensor) -> Tensor: ...
     def predict(self, latents: Tensor, t: Tensor, guide: Guide) -> Tensor: ...
@@ -85,7 +87,7 @@ class Guidance:
         step: int,
         steps: int,
         source: Tensor | None = None,
-        prompt: str | None = None,
+        prompt: str | Guide | None = None,
     ) -> Guided:
         """The gradient of some views.
 
@@ -94,7 +96,8 @@ class Guidance:
                 coupled.
             step, steps: which of how many steps it is; timestep and noise depend on it and on the seed.
             source: [N, 3, h, w], how the source looks in the same views, for methods that need it.
-            prompt: in place of the settings', such as one that names the side that is seen.
+            prompt: in place of the settings', such as one that names the side that is seen; or what the model is to be
+                guided by as it is, such as a picture and a viewpoint.
 
         Raises:
             InputError: a source is missing or of another shape; or the model's numbers have run over at every step.
@@ -167,7 +170,7 @@ class Guidance:
         level: Level,
         step: int,
         size: tuple[int, int],
-        prompt: str | None,
+        prompt: str | Guide | None,
     ) -> tuple[Tensor, float, Tensor]:
         """Residual [N, c, h, w] in units of noise, what it is multiplied with, and which views are finite, bool [N]."""
         own, noise = self.settings, self.noise(latents, step)
@@ -195,7 +198,9 @@ class Guidance:
         alpha = torch.tensor(level.alpha, device=noisy.device)
         return self.model.split(found.float(), noisy, alpha)[1]
 
-    def _guide(self, prompt: str, size: tuple[int, int]) -> Guide:
+    def _guide(self, prompt: str | Guide, size: tuple[int, int]) -> Guide:
+        if isinstance(prompt, Guide):
+            return prompt
         own, key = self.settings, (prompt, size)
         if key not in self._guides:
             rescale = self.model.default_rescale if own.rescale is None else own.rescale

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from canon.editors.distill.pictures import Paint
 from canon.errors import InputError
 from canon.representations.neural.checkpoint import Run, load_run, read_record, save_run
 from canon.storage import explain_os_error, write_image
@@ -24,36 +23,35 @@ _WARM = 0.05  # share of the steps over which the rate rises
 _REST = 0.05  # of the rate at the end
 
 
-class Paintable(Protocol):
-    """A module whose parameters make paint."""
-
-    def __call__(self) -> Paint: ...
-    def optimiser(self, rate: float) -> torch.optim.Adam: ...
+Made = TypeVar("Made")
+"""What parameters make: paint, or a fit."""
 
 
 @dataclass(frozen=True)
-class Checkpoints:
+class Checkpoints(Generic[Made]):
     """Where the state of a run is kept.
 
     Attributes:
         folder: of this run alone.
         key: of all that the run depends on; a state of another key is not taken up.
-        preview: what is to be looked at of some paint, uint8 [h, w, 3].
+        preview: what is to be looked at of what was made, uint8 [h, w, 3].
     """
 
     folder: Path
     key: str
-    preview: Callable[[Paint], np.ndarray]
+    preview: Callable[[Made], np.ndarray]
 
 
 def optimised(
-    picture: nn.Module,
-    loss: Callable[[Paint, int], Tensor],
+    made: nn.Module,
+    loss: Callable[[Made, int], Tensor],
     steps: int,
     rate: float,
-    checkpoints: Checkpoints | None = None,
-) -> Paint:
-    """The paint of a module (:class:`Paintable`) after so many steps down a loss.
+    checkpoints: Checkpoints[Made] | None = None,
+) -> Made:
+    """What a module makes after so many steps down a loss.
+
+    The module makes it when it is called without arguments, and has a method ``optimiser(rate)``.
 
     Random numbers are the loss's own affair, by the step that it is told: a run that was cut off and goes on ends as if
     it had not been.
@@ -61,10 +59,9 @@ def optimised(
     Raises:
         InputError: the checkpoints' folder cannot be written.
     """
-    made: Paintable = picture  # type: ignore[assignment]
-    optimiser = made.optimiser(rate)
+    optimiser: torch.optim.Adam = made.optimiser(rate)  # type: ignore[operator]
     rates = [group["lr"] for group in optimiser.param_groups]
-    run = Run(picture, optimiser)
+    run = Run(made, optimiser)
     _take_up(run, checkpoints)
     begin, before = time.perf_counter(), run.seconds
     while run.step < steps:
@@ -79,7 +76,7 @@ def optimised(
         if checkpoints is not None and (run.step % EVERY == 0 or run.step == steps):
             _keep(run, made, checkpoints)
     with torch.no_grad():
-        return made()
+        return cast(Made, made())
 
 
 def _share(progress: float) -> float:
@@ -89,14 +86,14 @@ def _share(progress: float) -> float:
     return _REST + (1 - _REST) * 0.5 * (1 + math.cos(math.pi * (progress - _WARM) / (1 - _WARM)))
 
 
-def _take_up(run: Run, checkpoints: Checkpoints | None) -> None:
+def _take_up(run: Run, checkpoints: Checkpoints[Made] | None) -> None:
     if checkpoints is not None:
         record = read_record(checkpoints.folder, checkpoints.key)
         if record is not None:
             load_run(run, checkpoints.folder, record)
 
 
-def _keep(run: Run, made: Paintable, checkpoints: Checkpoints) -> None:
+def _keep(run: Run, made: nn.Module, checkpoints: Checkpoints[Made]) -> None:
     with torch.no_grad():
         shown = checkpoints.preview(made())
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -37,24 +38,26 @@ _PREVIEWED = 3  # frames in a preview
 D = TypeVar("D", bound=DistillConfig)
 
 
-class DistillPainter(Painter[D]):
-    """See :mod:`canon.editors.distill.editor`."""
+class CanvasPainter(Painter[D]):
+    """Paint that is optimised in views of a region; derived classes set what is below, and say what it goes down."""
 
-    def __init__(self, config: D) -> None:
-        """See :meth:`Painter.__init__`."""
-        super().__init__(config)
-        self.latent: LatentModel = distillable(self.model)
+    device: torch.device
+    step: int
+    """Pixels of which the sides of pictures are multiples."""
+    side: int
+    """Pixels along a side of what is worked on, as a square of the same area."""
+    view: int
+    """Pixels along a side of a view, at most."""
 
     def paint(self, picture: np.ndarray, area: np.ndarray) -> np.ndarray:
         """See :meth:`Painter.paint`."""
-        source = to_tensor(picture).to(self.latent.device)
+        source = to_tensor(picture).to(self.device)
         paint = self._made(source, area, [], None)
         return to_picture(paint.picture)
 
     def canvas_size(self, size: Size) -> Size:
         """(height, width) at which a region of ``size`` is worked on."""
-        share = _LOCAL_CANVAS if self.latent.local else 1.0
-        return working_size(size, self.config.size or round(self.latent.native * share), step_of_sides(self.latent))
+        return working_size(size, self.side, self.step)
 
     def region(self, fit: Fit, layer: str, region: Region) -> np.ndarray:
         """A region of a layer's canvas as paint, float32 [h, w, 4] in 0..1 of its size."""
@@ -64,30 +67,66 @@ class DistillPainter(Painter[D]):
         times = [first + t for t in spread(last - first + 1, own.frames)] if own.frames else []
         found = [frame_view(fit, layer, region, t, working) for t in times]
         frames = [frame for frame in found if frame is not None and frame.solid.any()]
-        source = to_tensor(resized(region.image, working)).to(self.latent.device)
+        source = to_tensor(resized(region.image, working)).to(self.device)
         paint = self._made(source, resized(region.area, working), frames, self._folder(fit, layer, region))
         made = resized(straight_rgba(paint), size)
         made[..., 3] *= region.area
         return made
+
+    def _read(self) -> list[str]:
+        """Models and files that the paint depends on, by name."""
+        raise NotImplementedError
+
+    def _made(self, source: Tensor, area: np.ndarray, frames: list[FrameView], place: tuple[Path, str] | None) -> Paint:
+        """Paint for a canvas [1, 3, h, w] whose ``area`` is wanted; ``place`` is the folder and key of its state."""
+        raise NotImplementedError
 
     def _folder(self, fit: Fit, layer: str, region: Region) -> tuple[Path, str] | None:
         own = self.config
         if not own.checkpoints:
             return None
         options = {**to_plain(asdict(own)), "checkpoints": "", "device": None}
-        weights = [fingerprint(name) for name in (own.model, *own.lora, getattr(own, "clip_model", ""))]
+        weights = [fingerprint(name) for name in self._read()]
         folder = Path(own.checkpoints) / f"{layer}-{region.segment}"
         return folder, content_hash(fit.id, layer, options, weights, region.image, region.area)
 
+    def _views(self, source: Tensor, area: np.ndarray, frames: list[FrameView]) -> Views:
+        length = tuple(max(min(self.view, side) // self.step * self.step, self.step) for side in source.shape[-2:])
+        return Views(source, area, frames, (length[0], length[1]), self.config, masked=bool(self.config.mask))
+
+    def _optimised(
+        self,
+        picture: nn.Module,
+        loss: Callable[[Paint, int], Tensor],
+        area: np.ndarray,
+        frames: list[FrameView],
+        place: tuple[Path, str] | None,
+    ) -> Paint:
+        checkpoints: Checkpoints[Paint] | None = None
+        if place is not None:
+            checkpoints = Checkpoints(*place, lambda paint: preview(paint, area, frames))
+        return optimised(picture, loss, self.config.steps, self.config.rate, checkpoints)
+
+
+class DistillPainter(CanvasPainter[D]):
+    """See :mod:`canon.editors.distill.editor`."""
+
+    def __init__(self, config: D) -> None:
+        """See :meth:`Painter.__init__`."""
+        super().__init__(config)
+        self.latent: LatentModel = distillable(self.model)
+        local, native = self.latent.local, self.latent.native
+        self.device, self.step = self.latent.device, step_of_sides(self.latent)
+        self.side = config.size or round(native * (_LOCAL_CANVAS if local else 1.0))
+        self.view = config.view or round(native * (_LOCAL_VIEW if local else 1.0))
+
+    def _read(self) -> list[str]:
+        own = self.config
+        return [own.model, *own.lora, getattr(own, "clip_model", "")]
+
     def _made(self, source: Tensor, area: np.ndarray, frames: list[FrameView], place: tuple[Path, str] | None) -> Paint:
-        """Paint for a canvas [1, 3, h, w] whose ``area`` is wanted."""
-        own, height, width = self.config, source.shape[-2], source.shape[-1]
-        most = own.view or round(self.latent.native * (_LOCAL_VIEW if self.latent.local else 1.0))
-        step = step_of_sides(self.latent)
-        size = tuple(max(min(most, length) // step * step, step) for length in (height, width))
-        views = Views(source, area, frames, (size[0], size[1]), own, masked=bool(own.mask))
-        checkpoints = None if place is None else Checkpoints(*place, lambda paint: preview(paint, area, frames))
-        return optimised(self._module(source), self._loss(source, views), own.steps, own.rate, checkpoints)
+        loss = self._loss(source, self._views(source, area, frames))
+        return self._optimised(self._module(source), loss, area, frames, place)
 
     def _module(self, source: Tensor) -> nn.Module:
         return (Overlaid if self.config.edit_layer else Repainted)(source).to(source.device)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from canon.editors.diffusion.mini.tokens import load_tokenizer, text_config
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
-
+VIEW_EMBEDDED, VIEW_TOLD = 24, 32
+"""Numbers that a picture's encoder gives, and that the network of a model of views is told."""
 _SMALL = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
@@ -460,4 +462,27 @@ def lora(folder: Path, seed: int = 0) -> Path:
     network = unet()
     network.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(network))
+    return folder
+
+
+def zero123(folder: Path, projection: str = "clip_camera_projection", names: str = "proj") -> Path:
+    """A model of views in diffusers' layout."""
+    from diffusers import DDIMScheduler
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(**_SMALL, image_size=32, patch_size=8, projection_dim=VIEW_EMBEDDED)
+    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
+    unet(8).save_pretrained(folder / "unet")
+    _vae().save_pretrained(folder / "vae")
+    DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    (folder / "feature_extractor").mkdir()
+    told = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+    (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(told))
+    (folder / projection).mkdir()
+    weights = {
+        f"{names}.weight": torch.randn(VIEW_TOLD, VIEW_EMBEDDED + 4) * 0.2,
+        f"{names}.bias": torch.randn(VIEW_TOLD) * 0.1,
+    }
+    save_file(weights, folder / projection / "diffusion_pytorch_model.safetensors")
     return folder
