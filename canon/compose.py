@@ -22,7 +22,7 @@ import torch
 from canon.boxes import Box
 from canon.carrying import carry_paint, on_whole_canvas
 from canon.coordinates import Size, resize_points
-from canon.edits import Delta, Edit, Operation, Over, Remove, Warp, fits_canvas, resize_to
+from canon.edits import Delta, Edit, Operation, Over, Remove, fits_canvas, resize_to
 from canon.errors import InputError
 from canon.fits import Fit, FitLayer, View, clamped, nonzero_box
 from canon.grids import grid_window, level_of_detail
@@ -139,7 +139,7 @@ def compose(fit: Fit, edits: Sequence[Edit]) -> dict[str, LayerEdit]:
                 raise InputError(f"The layer '{name}' cannot be removed: nothing lies behind it.")
             found[name] = LayerEdit(removed=True, grow=max(removal.grow for removal in removals))
             continue
-        composed = _compose_layer(layer, [own for own in operations if not isinstance(own, Warp)])
+        composed = _compose_layer(layer, [own for own in operations if isinstance(own, Over | Delta)])
         if composed is not None:
             found[name] = composed
     return found

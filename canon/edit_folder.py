@@ -1,4 +1,4 @@
-"""An edit on disk: ``edit.yaml``, a 16-bit PNG for every painted layer or mask, and the nodes of every warp."""
+"""An edit on disk: ``edit.yaml``, a 16-bit PNG for every painted layer or mask, and the numbers of warps and fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from canon.edits import Delta, Edit, Operation, Over, Provenance, Remove, Step, Warp
+from canon.edits import Delta, Edit, Field, Operation, Over, Provenance, Remove, Step, Warp
 from canon.errors import InputError
 from canon.folders import atomic_folder
 from canon.storage import inside, open_arrays, read_image, read_yaml, write_arrays, write_image, write_yaml
@@ -49,6 +49,10 @@ def _describe(step: Step, target: Path, image: str) -> dict[str, Any]:
         name = image.replace(".png", ".safetensors")
         write_arrays(inside(target, name), {"grid": operation.grid})
         return {"kind": "warp", "grid": name, "stride": operation.stride}
+    if isinstance(operation, Field):
+        name = image.replace(".png", ".safetensors")
+        write_arrays(inside(target, name), operation.weights)
+        return {"kind": "field", "weights": name, "joints": list(operation.joints)}
     return {"kind": "remove", "grow": operation.grow}
 
 
@@ -58,7 +62,7 @@ def _owned(folder: Path) -> set[str]:
     names = {EDIT_FILE}
     try:
         for entry in read_yaml(folder / EDIT_FILE)["steps"]:
-            names |= {str(entry[key]) for key in ("image", "mask", "grid") if key in entry}
+            names |= {str(entry[key]) for key in ("image", "mask", "grid", "weights") if key in entry}
     except (InputError, KeyError, TypeError):
         log.warning("'%s' is damaged; it is replaced and the images beside it are kept", folder / EDIT_FILE)
     return names
@@ -97,6 +101,8 @@ def _step(entry: dict[str, Any], folder: Path) -> Step:
         operation = Remove(int(entry["grow"]))
     elif kind == "warp":
         operation = Warp(open_arrays(inside(folder, entry["grid"]))["grid"], int(entry["stride"]))
+    elif kind == "field":
+        operation = Field(dict(open_arrays(inside(folder, entry["weights"]))), tuple(entry["joints"]))
     if operation is None:
         raise ValueError(f"an operation called {kind!r}")
     return Step(str(entry["layer"]), operation, Provenance(**entry["provenance"]))

@@ -152,7 +152,24 @@ class Warp:
             raise InputError(f"A warp of '{layer}' has {seen} nodes, which are not those of its canvas ({wanted}).")
 
 
-Operation = Over | Delta | Remove | Warp
+@dataclass(eq=False)
+class Field:
+    """The layer's field in three dimensions is another: colours, and shapes if they were changed, from all sides."""
+
+    weights: dict[str, np.ndarray] = field(repr=False)
+    """Parameters of the field that have changed, by name; the others stay."""
+    joints: tuple[str, ...] = ()
+    """Only what moves with these joints is another, the rest stays exactly as it is; none = all of it."""
+
+    def __post_init__(self) -> None:
+        self.weights = {str(name): np.array(value) for name, value in self.weights.items()}
+        self.joints = tuple(map(str, self.joints))
+        for name, value in self.weights.items():
+            if value.dtype.kind != "f" or not np.isfinite(value).all():
+                raise InputError(f"The parameters '{name}' of a field must be finite numbers.")
+
+
+Operation = Over | Delta | Remove | Warp | Field
 
 
 @dataclass(frozen=True)

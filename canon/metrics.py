@@ -16,7 +16,7 @@ import torch
 
 from canon.charts import chart_numbers, charts_at, unbroken
 from canon.coordinates import grid_nodes
-from canon.edits import Delta, Over, Warp, resize_to
+from canon.edits import Delta, Field, Over, Warp, resize_to
 from canon.fits import Fit
 from canon.grids import grid_window, jacobian
 from canon.registry import Frames
@@ -360,6 +360,8 @@ def _area(video: Video, t: int, rim: bool) -> np.ndarray:
                 found |= seen if area is None else seen & _reached(fit, t, step.layer, area, rim)
             elif isinstance(step.operation, Warp):
                 found |= moved_area(video.fit, step.layer, t, step.operation, rim)
+            elif isinstance(step.operation, Field):
+                found |= seen | (video.fit.weights(t)[k] > (0 if rim else 0.5))
             else:
                 # Whatever hides it may be soft: there the removal shows through, and its own opacity is what counts.
                 gone = np.asarray(fit.baked[k].opacity[t]) > 0 if rim else seen  # type: ignore[index]

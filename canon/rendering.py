@@ -26,6 +26,7 @@ from canon.enlarging import enlarged
 from canon.fits import Fit, View, nonzero_box
 from canon.grids import grid_window
 from canon.runtime import map_frames
+from canon.spatial import with_fields
 from canon.video import write_video
 from canon.warping import warped
 
@@ -72,9 +73,11 @@ class Video:
 
     def __init__(self, fit: Fit, edits: Sequence[Edit], lit: bool = True, scale: int = 1) -> None:
         self.fit, self.edits, self.lit = enlarged(fit, scale), list(edits), lit
-        self.shown = warped(self.fit, edits)
-        """The fit after layers have moved: its frames are the source that all else of the edits is laid over."""
-        self._layers = compose(self.fit, edits)
+        changed = with_fields(self.fit, edits)
+        self.shown = warped(changed, edits)
+        """The fit after fields were replaced and layers moved: its frames are the source that all else of the edits is
+        laid over."""
+        self._layers = compose(changed, edits)
         for edit in self._layers.values():
             edit.grow *= scale
         self._removed = [name for name, edit in self._layers.items() if edit.removed]

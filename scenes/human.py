@@ -31,6 +31,7 @@ _FAR = 1e9
 _OVERSAMPLED = 3
 """Rays along a side of a pixel."""
 
+Colour = tuple[float, float, float]
 Pose = tuple[np.ndarray, np.ndarray]
 """Rotations of the joints float32 [J, 3, 3], and where the pelvis is, float32 [3]."""
 
@@ -57,6 +58,8 @@ class HumanSceneConfig:
     """Of the camera from the person, in metres."""
     distortion: tuple[float, ...] = ()
     """Of the camera's lens; see :class:`canon.cameras.Camera`."""
+    shirt: tuple[Colour, Colour] = ((0.85, 0.25, 0.2), (0.95, 0.85, 0.7))
+    """Of the stripes of the shirt: the same person with another one is what an edit is compared with."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.height) < 8 or self.frames < 1:
@@ -207,7 +210,7 @@ class HumanScene:
             back = moved[joint[on]]
             places = camera.position + ways[on] * near[on, None]
             canonical[on] = np.einsum("nba,nb->na", back[:, :3, :3], places - back[:, :3, 3])
-            rgb[on] = _skin_colour(canonical[on], joint[on], self.config.body_height)
+            rgb[on] = _skin_colour(canonical[on], joint[on], self.config)
             depth = np.where(on, near, depth)
         return HumanView(
             rgb.reshape(*shape, 3),
@@ -295,11 +298,11 @@ def _room_colour(points: np.ndarray) -> np.ndarray:
     return np.asarray(tint[wall] * (0.62 + 0.25 * blocks + 0.13 * fine)[:, None])
 
 
-def _skin_colour(points: np.ndarray, joint: np.ndarray, height: float) -> np.ndarray:
+def _skin_colour(points: np.ndarray, joint: np.ndarray, config: HumanSceneConfig) -> np.ndarray:
     """Of places of the rest pose: a face, a striped shirt with an emblem, trousers, shoes."""
-    x, y, z = (points / height).T
+    x, y, z = (points / config.body_height).T
     stripes = _wave(2 * np.pi * y / 0.055)
-    shirt = _mixed(stripes, (0.85, 0.25, 0.2), (0.95, 0.85, 0.7))
+    shirt = _mixed(stripes, *config.shirt)
     sleeves = _mixed(_wave(2 * np.pi * x / 0.055), (0.25, 0.3, 0.75), (0.8, 0.85, 0.95))
     trousers = _mixed(_wave(2 * np.pi * (y + 0.5 * np.abs(x)) / 0.08), (0.2, 0.3, 0.25), (0.35, 0.5, 0.4))
     shoes = np.broadcast_to(np.array((0.15, 0.12, 0.12)), shirt.shape)

@@ -92,6 +92,11 @@ class Painter(ABC, Generic[C]):
 
     # --- parts that painters share ---
 
+    def _but(self, **changes: Any) -> Self:
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
+
     def _guide(self, model: LatentModel, size: tuple[int, int]) -> Guide:
         own = self.config
         guide = model.guide(own.prompt, own.negative, own.guidance, size)
@@ -224,11 +229,6 @@ class ControlledPainter(Painter[K]):
         """See :meth:`Painter.hinted`."""
         return self._but(hint=hint)
 
-    def _but(self, **changes: Any) -> Self:
-        other = copy.copy(self)
-        vars(other).update(changes)
-        return other
-
     def _held(self, picture: np.ndarray) -> Control:
         own, model = self.config, self.model
         if self.hint is not None:
@@ -252,16 +252,34 @@ class InstructPainter(Painter[InstructConfig]):
 
     task = INSTRUCT
 
+    def __init__(self, config: InstructConfig) -> None:
+        """See :meth:`Painter.__init__`."""
+        super().__init__(config)
+        self.original: np.ndarray | None = None
+        self.strength = 1.0
+
+    def continuing(self, original: np.ndarray, strength: float, seed: int) -> InstructPainter:
+        """A painter that takes up what has become of another picture [h, w, 3], which it is told about instead.
+
+        Args:
+            strength: share of all noise levels from which it begins; 1 = from noise alone.
+        """
+        return self._but(original=original, strength=strength, config=replace(self.config, seed=seed))
+
     def paint(self, picture: np.ndarray, area: np.ndarray) -> np.ndarray:
         """See :meth:`Painter.paint`."""
         own, model = self.config, self.model
+        shown = picture if self.original is None else resized(self.original, size_of(picture))
         if not isinstance(model, LatentModel):
-            return self._called(picture, {})
+            return self._called(shown, {})
         guide = self._guide(model, size_of(picture))
-        guide = model.follow(to_tensor(picture), guide, own.image_guidance)
+        guide = model.follow(to_tensor(shown), guide, own.image_guidance)
         noise, generator = random_latents(model, size_of(picture), own.seed)
-        levels = model.levels(own.steps)
-        start = noise * model.scheduler.init_noise_sigma
+        levels = model.levels(own.steps, self.strength)
+        if self.strength == 1:
+            start = noise * model.scheduler.init_noise_sigma
+        else:
+            start = model.noised(model.encode(to_tensor(picture)), noise, levels[0])
         return to_picture(model.decode(model.denoise(start, levels, guide, generator)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from canon.coordinates import grid_size, pixel_grid
 from canon.fits import FitLayer
@@ -26,8 +27,9 @@ from canon.representations.dynamic_nerf.buffers import (
 from canon.representations.dynamic_nerf.model import Model
 from canon.representations.dynamic_nerf.panorama import Panorama
 from canon.representations.dynamic_nerf.rays import Rays, same_cameras
-from canon.representations.dynamic_nerf.skinning import distance, look, surface
+from canon.representations.dynamic_nerf.skinning import look, surface
 from canon.representations.dynamic_nerf.surface import Mesh, unwrap
+from canon.representations.dynamic_nerf.world import World
 from canon.sampling import fill_from_nearest, remap_points
 from canon.storage import fresh_array
 from canon.timing import spread
@@ -133,13 +135,18 @@ def bake(model: Model, shots: Sequence[Shot], folder: Path, report: Callable[[fl
         if baked.human is not None and baked.opacity is not None and model.atlas is not None:
             if shot.pose is not None:
                 seen = opacity(model.world, camera, shot.pose, baked.depth[t], model.device)
-                share = np.clip((seen - _FAINT) / (_SOLID - _FAINT), 0, 1)
-                baked.opacity[t] = (share * 255 + 0.5).astype(np.uint8)
+                baked.opacity[t] = solid(seen)
                 baked.human[t] = look(model.atlas, model.vertices(shot.pose), camera).uv
             else:
                 baked.human[t] = 0
         report((t + 1) / count)
     return baked
+
+
+def solid(opacity: np.ndarray) -> np.ndarray:
+    """A layer's opacity, uint8, of what a field says: what is nearly none or nearly all is made so."""
+    found: np.ndarray = (np.clip((opacity - _FAINT) / (_SOLID - _FAINT), 0, 1) * 255 + 0.5).astype(np.uint8)
+    return found
 
 
 def layers(model: Model, baked: Baked, canvases: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[FitLayer]:
@@ -174,7 +181,7 @@ def paint_canvases(
         charts = model.charts()
         inside = charts.face >= 0
         rest = interpolate(charts, model.atlas.mesh.faces, model.atlas.mesh.vertices)[inside]
-        known = _field_colour(model, rest)
+        known = field_colour(model, rest)
         colour, seen = _mean(lambda: _of_surface(model, shots, frames, baked, some), known)
         found["human"] = _canvas(colour, seen, inside)
     found["background"] = _background_canvas(model, shots, frames, baked, some)
@@ -182,15 +189,33 @@ def paint_canvases(
 
 
 @torch.no_grad()
-def _field_colour(model: Model, rest: np.ndarray) -> np.ndarray:
-    human, deformation = model.world.human, model.world.deformation
-    assert human is not None and deformation is not None
+def field_colour(model: Model, rest: np.ndarray) -> np.ndarray:
+    """Colour float32 [N, 3] of the person at places float32 [N, 3] of the rest pose."""
     points = torch.from_numpy(rest).to(model.device)
-    parts = []
-    for own in points.split(1 << 16):
-        state = torch.zeros(len(own), dtype=torch.long, device=model.device)
-        parts.append(human(own, distance(deformation.body, own), state)[1].cpu().numpy())
-    return np.concatenate(parts)
+    return np.concatenate([colour_at(model.world, own).cpu().numpy() for own in points.split(1 << 16)])
+
+
+def colour_at(world: World, rest: Tensor) -> Tensor:
+    """Colour [N, 3] of the person at places [N, 3] of the rest pose, in their first state; differentiable."""
+    assert world.human is not None
+    return world.human.colours(rest, torch.zeros(len(rest), dtype=torch.long, device=rest.device))
+
+
+def repainted(model: Model, other: Model, canvases: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Canvases float32 [Hc, Wc, 3] by layer, of a model, with what the fields of another show differently there."""
+    found = dict(canvases)
+    if model.atlas is not None and model.world.human is not other.world.human:
+        charts = model.charts()
+        inside = charts.face >= 0
+        rest = interpolate(charts, model.atlas.mesh.faces, model.atlas.mesh.vertices)[inside]
+        image = np.zeros_like(canvases["human"])
+        image[inside] = field_colour(other, rest) - field_colour(model, rest)
+        found["human"] = np.clip(canvases["human"] + fill_from_nearest(image, inside), 0, 1)
+    if model.panorama is not None and model.world.background is not other.world.background:
+        before, after = (_panorama_of(own)[1] for own in (model, other))
+        apart = cv2.resize(after - before, model.panorama.size[::-1], interpolation=cv2.INTER_LINEAR)
+        found["background"] = np.clip(canvases["background"] + apart, 0, 1)
+    return found
 
 
 def _of_surface(
@@ -232,13 +257,9 @@ def _background_canvas(
 ) -> tuple[np.ndarray, np.ndarray]:
     panorama = model.panorama
     assert panorama is not None
-    size = fewer(panorama.size)
-    coarse = panorama.resized(size)
-    flat = torch.from_numpy(coarse.directions().reshape(-1, 3).astype(np.float32)).to(model.device)
-    centre = torch.from_numpy(panorama.centre.astype(np.float32)).to(model.device).expand(len(flat), 3)
-    far, colour = background_depth(model.world, Rays(centre, flat))
-    distance = calm_distance(far.reshape(size).cpu().numpy(), panorama.size)
-    known = cv2.resize(colour.reshape(*size, 3).cpu().numpy(), panorama.size[::-1], interpolation=cv2.INTER_LINEAR)
+    far, colour = _panorama_of(model)
+    distance = calm_distance(far, panorama.size)
+    known = cv2.resize(colour, panorama.size[::-1], interpolation=cv2.INTER_LINEAR)
     coverage = np.zeros(panorama.size, np.float32)
     strip = max(_STRIP // panorama.size[1], 1)
     for first in range(0, panorama.size[0], strip):
@@ -248,6 +269,17 @@ def _background_canvas(
         found, seen = _mean(shows, known[rows].reshape(-1, 3))
         known[rows], coverage[rows] = _canvas(found, seen, np.ones(places.shape[:2], bool))
     return known, coverage
+
+
+def _panorama_of(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """How far the background is along a panorama's directions, with fewer of them, [h, w], and its colour [h, w, 3]."""
+    assert model.panorama is not None
+    size = fewer(model.panorama.size)
+    coarse = model.panorama.resized(size)
+    flat = torch.from_numpy(coarse.directions().reshape(-1, 3).astype(np.float32)).to(model.device)
+    centre = torch.from_numpy(model.panorama.centre.astype(np.float32)).to(model.device).expand(len(flat), 3)
+    far, colour = background_depth(model.world, Rays(centre, flat))
+    return far.reshape(size).cpu().numpy(), colour.reshape(*size, 3).cpu().numpy()
 
 
 def _of_background(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,7 +15,7 @@ from canon.coordinates import Size
 from canon.representations.dynamic_nerf.observations import chunks
 from canon.representations.dynamic_nerf.rays import Rays, RaySource, person_box, same_cameras
 from canon.representations.dynamic_nerf.volume import median_depth, merged_weights
-from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, World
+from canon.representations.dynamic_nerf.world import REACH, Posed, Seen, Trace, World
 
 _SLACK = 0.08
 """Share of the body's size by which the background may seem to lie before the person: feet stand on floors."""
@@ -65,6 +65,38 @@ def see(world: World, camera: Camera, pose: Pose | None, device: torch.device, *
     return Seen(**shaped, loss=torch.zeros((), device=device))
 
 
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A picture of the person alone, but for their colours; see :class:`canon.spatial.Traced`.
+
+    Attributes:
+        human, depth: [H, W].
+    """
+
+    human: Tensor
+    depth: Tensor
+    _parts: list[tuple[Tensor, Trace, Callable[[], Tensor]]]
+
+    def rgb(self) -> Tensor:
+        """[H, W, 3], black where nothing is; differentiable."""
+        found = self.human.new_zeros(self.human.numel(), 3)
+        for pixels, part, colours in self._parts:
+            found = found.index_put((pixels,), part.seen(colours()))
+        return found.reshape(*self.human.shape, 3)
+
+
+def trace(world: World, camera: Camera, pose: Pose, device: torch.device) -> Traced:
+    """What a camera sees of the person, whose shape is what it is now, and whose colours are asked for later."""
+    assert world.human is not None
+    human, depth = (torch.zeros(camera.size[0] * camera.size[1], device=device) for _ in range(2))
+    parts = []
+    for numbers, rays, where in about(world, camera, pose, device, np.ones(camera.size, bool)):
+        found, pixels = world.trace(rays, where, background=False), torch.from_numpy(numbers).to(device)
+        human[pixels], depth[pixels] = found.human, found.depth
+        parts.append((pixels, found, world.human.looked_up(found.rest, found.state)))
+    return Traced(human.reshape(camera.size), depth.reshape(camera.size), parts)
+
+
 def frame_rays(camera: Camera, device: torch.device) -> Rays:
     """Of all pixels of a camera, row by row."""
     pixels = torch.arange(camera.size[0] * camera.size[1], device=device)
@@ -84,22 +116,34 @@ def pictures(world: World, shots: Sequence[Shot], device: torch.device) -> Itera
         if empty is None or empty[0] != same[t]:
             empty = same[t], _bytes(see(world, shot.camera, None, device).rgb)
         found = empty[1].copy()
-        for pixels, own, where in _about(world, shot.camera, shot.pose, device):
+        for pixels, own, where in about(world, shot.camera, shot.pose, device):
             found.reshape(-1, 3)[pixels] = _bytes(world(own, where).rgb)
         yield found
 
 
-def _about(world: World, camera: Camera, pose: Pose, device: torch.device) -> Iterator[tuple[np.ndarray, Rays, Posed]]:
-    """The part of a picture where the person can be, in chunks: pixels int64 [R] (row by row), rays, and poses."""
+def about(
+    world: World, camera: Camera, pose: Pose, device: torch.device, there: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, Rays, Posed]]:
+    """The part of a picture where the person can be, in chunks: pixels int64 [R] (row by row), rays, and poses.
+
+    Args:
+        there: bool [H, W], which pixels matter, of those whose rays come near the person; None = all of a box.
+    """
     assert world.deformation is not None
     one = posed(world, pose, 1)
     box = person_box(world.deformation.body, one.transforms[0], camera, REACH)
     if box is None:
         return
-    numbers = np.arange(camera.size[0] * camera.size[1]).reshape(camera.size)[box].ravel()
+    inside = np.arange(camera.size[0] * camera.size[1]).reshape(camera.size)[box]
+    numbers = inside.ravel() if there is None else inside[there[box]]
     pixels = torch.from_numpy(numbers).to(device)
     for part, own in chunks(RaySource([camera], device)(torch.zeros_like(pixels), pixels)):
-        yield numbers[part], own, one.repeated(len(own.origins))
+        where, chosen = one.repeated(len(own.origins)), numbers[part]
+        if there is not None:
+            hit = world.hits(own, where)
+            own, where, chosen = Rays(own.origins[hit], own.directions[hit]), where.of(hit), chosen[hit.cpu().numpy()]
+        if len(chosen):
+            yield chosen, own, where
 
 
 def _bytes(rgb: Tensor) -> np.ndarray:
@@ -119,7 +163,7 @@ def opacity(world: World, camera: Camera, pose: Pose, behind: np.ndarray, device
     found = np.zeros(camera.size, np.float32)
     assert world.deformation is not None
     slack = _SLACK * float((world.deformation.high - world.deformation.low).amax())
-    for pixels, own, where in _about(world, camera, pose, device):
+    for pixels, own, where in about(world, camera, pose, device):
         seen = world(own, where, background=False)
         limit = torch.from_numpy(np.asarray(behind).reshape(-1)[pixels]).to(device) + slack
         found.reshape(-1)[pixels] = (seen.human * (seen.depth < limit * seen.human)).cpu().numpy()

@@ -6,7 +6,9 @@ own, so that one can be changed and the other be left alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -117,8 +119,11 @@ class HumanField(nn.Module):
     def forward(self, points: Tensor, radii: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Density [...] and colour [..., 3]; see :meth:`density`."""
         unit, codes = self._unit(points), self.codes.index_select(0, state)
-        colour = self.colour(torch.cat([self.colour_grid(unit), codes], dim=-1))
-        return self._density(unit, radii, codes), torch.sigmoid(colour)
+        return self._density(unit, radii, codes), self._colours(unit, codes)
+
+    def colours(self, points: Tensor, state: Tensor) -> Tensor:
+        """Colour [..., 3] alone; see :meth:`density`."""
+        return self._colours(self._unit(points), self.codes.index_select(0, state))
 
     def density(self, points: Tensor, radii: Tensor, state: Tensor) -> Tensor:
         """How dense it is.
@@ -129,6 +134,13 @@ class HumanField(nn.Module):
             state: int64 [...].
         """
         return self._density(self._unit(points), radii, self.codes.index_select(0, state))
+
+    def looked_up(self, points: Tensor, state: Tensor) -> Callable[[], Tensor]:
+        """:meth:`colours` of the same places again and again, as they are at each time."""
+        return partial(self.colours, points, state)
+
+    def _colours(self, unit: Tensor, codes: Tensor) -> Tensor:
+        return torch.sigmoid(self.colour(torch.cat([self.colour_grid(unit), codes], dim=-1)))
 
     def _density(self, unit: Tensor, radii: Tensor, codes: Tensor) -> Tensor:
         raw = self.shape(torch.cat([self.shape_grid(unit), codes], dim=-1))[..., 0]

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,21 @@ from torch import nn
 
 from canon.cameras import Camera
 from canon.clip import Clip
+from canon.edits import Field
 from canon.errors import InputError, first_line
 from canon.fits import Fit, FitLayer
+from canon.per_frame import PerFrame
 from canon.rasterise import Raster, interpolate, rasterise
 from canon.representations.dynamic_nerf import model as models
-from canon.representations.dynamic_nerf.baking import LIGHT_STRIDE, bake, layers
-from canon.representations.dynamic_nerf.buffers import Pose, Shot, pictures, see
+from canon.representations.dynamic_nerf.baking import LIGHT_STRIDE, bake, colour_at, layers, repainted
+from canon.representations.dynamic_nerf.buffers import Pose, Shot, Traced, pictures, see, trace
+from canon.representations.dynamic_nerf.editing import (
+    EditedFrames,
+    changes_shape,
+    editable,
+    edited_world,
+    joint_number,
+)
 from canon.representations.dynamic_nerf.exporting import save_mesh, turntables
 from canon.representations.dynamic_nerf.world import Seen
 from canon.runtime import usable_device
@@ -68,7 +77,7 @@ class NerfFit(SpatialFit):
         if poses is not None and not len(clip) == len(poses.rotations) == len(poses.root) == len(poses.states):
             raise InputError(f"There are poses of {len(poses.rotations)} frames, and the clip has {len(clip)}.")
         self._plain, self._arrays = dict(plain), dict(arrays)
-        self._model, self._poses = model, poses
+        self._model, self._poses, self._edited = model, poses, False
         self.cameras = list(clip.cameras)
         """One for each frame."""
         self.depth = arrays["depth"]
@@ -118,7 +127,13 @@ class NerfFit(SpatialFit):
         return self._id
 
     def attachments(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """See :meth:`canon.Fit.attachments`."""
+        """See :meth:`canon.Fit.attachments`.
+
+        Raises:
+            InputError: fields were replaced by an edit's.
+        """
+        if self._edited:
+            raise InputError("A fit with edited fields is not saved; save the fit, and the edit beside it.")
         arrays = self._arrays | ({} if self._poses is None else self._poses.named())
         return {**self._plain, "id": self.id, "arrays": models.described(arrays)}, arrays
 
@@ -132,14 +147,35 @@ class NerfFit(SpatialFit):
 
     # --- three dimensions ---
 
+    def with_fields(self, fields: Mapping[str, Sequence[Field]]) -> NerfFit:
+        """See :meth:`canon.spatial.SpatialFit.with_fields`."""
+        before, world = self.model, edited_world(self.model.world, fields)
+        model = models.Model(world, before.states, before.device, before.atlas, before.panorama)
+        reshaped = changes_shape(fields, before.world)
+        changing = EditedFrames(self, before.world, world, before.device, reshaped)
+        shown = PerFrame(self.clip.frames.shape, np.uint8, changing.frame)
+        clip = replace(self.clip, frames=cast(np.ndarray, shown), masks={}, known_hash=self.clip.content_hash)
+        canvases = repainted(before, model, {layer.name: layer.color for layer in self.baked})
+        baked = [replace(layer, color=canvases[layer.name]) for layer in self.baked]
+        if reshaped:
+            first = baked[0]
+            assert first.opacity is not None
+            moved = PerFrame(first.opacity.shape, np.uint8, changing.opacity)
+            baked[0] = replace(first, opacity=cast(np.ndarray, moved))
+        found = NerfFit(clip, self.config, baked, self._plain, self._arrays, self.stats, model=model, poses=self._poses)
+        found.pose_as(self)
+        found._edited = True
+        return found
+
     def field(self, layer: str) -> nn.Module:
         """The differentiable field of a layer, in its canonical space.
 
-        :class:`canon.representations.dynamic_nerf.fields.HumanField` or ``SceneField``.
+        :class:`canon.representations.dynamic_nerf.fields.HumanField` or ``SceneField``; the one of which an edit holds
+        parameters, where that is another.
         """
         own = self.model.world.human if self.layer(layer).name == "human" else self.model.world.background
         assert own is not None
-        return own
+        return editable(own)
 
     def pose(self, t: int) -> Pose | None:
         """The person's pose in frame ``t``, as corrected; None where there is no person."""
@@ -147,6 +183,21 @@ class NerfFit(SpatialFit):
         if self._poses is None:
             return self.model.pose(int(self.clip.moments[t]))
         return self.model.posing(self._poses.rotations[t], self._poses.root[t], int(self._poses.states[t]))
+
+    def posed(self, t: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """See :meth:`canon.spatial.SpatialFit.posed`."""
+        own = self.pose(t)
+        return None if own is None else (own.rotations.cpu().numpy(), own.root.cpu().numpy())
+
+    def skinned(self, joints: Sequence[str]) -> np.ndarray:
+        """See :meth:`canon.spatial.SpatialFit.skinned`."""
+        deformation = self.model.world.deformation
+        rest = torch.from_numpy(self.surface()).to(self.model.device)
+        assert deformation is not None
+        numbers = [joint_number(deformation, name) for name in joints]
+        with torch.no_grad():
+            weights = torch.cat([deformation.weights(part) for part in rest.split(1 << 15)])
+        return np.asarray(weights[:, numbers].sum(dim=1).cpu().numpy())
 
     def view(
         self,
@@ -177,6 +228,13 @@ class NerfFit(SpatialFit):
             if pose is not None:
                 own = replace(self.posing(*pose), state=0 if own is None else own.state)
         return see(self.model.world, camera, own, self.model.device, background="background" in names)
+
+    def traced(self, t: int, camera: Camera, pose: tuple[np.ndarray, np.ndarray] | None = None) -> Traced:
+        """See :meth:`canon.spatial.SpatialFit.traced`."""
+        own = self.pose(t) if pose is None else self.posing(*pose)
+        if own is None:
+            raise InputError("This fit has no person who could be looked at.")
+        return trace(self.model.world, camera, own, self.model.device)
 
     def posing(self, rotations: np.ndarray, root: np.ndarray) -> Pose:
         """A pose of one's own.
@@ -248,6 +306,17 @@ class NerfFit(SpatialFit):
         background = self.model.world.background
         assert background is not None
         return np.array(background.frame.centre)
+
+    def surface(self) -> np.ndarray:
+        """See :meth:`canon.spatial.SpatialFit.surface`."""
+        atlas = self.model.atlas
+        if atlas is None:
+            raise InputError("This fit has no person whose surface could be given.")
+        return atlas.mesh.vertices[np.unique(atlas.source, return_index=True)[1]]
+
+    def colour_at(self, rest: torch.Tensor) -> torch.Tensor:
+        """See :meth:`canon.spatial.SpatialFit.colour_at`."""
+        return colour_at(self.model.world, rest.to(self.model.device))
 
     def distance(self, t: int) -> np.ndarray:
         """See :meth:`canon.spatial.SpatialFit.distance`."""

@@ -26,6 +26,8 @@ REACH = 2.0
 _DISTORTION = 0.002
 _MIST, _CLOSE = 0.02, 0.5
 """How much is asked of things closer to the camera than this, in units of the scene: they must be worth it."""
+_FAINT = 1e-5
+"""Weight up to which a sample is not worth its colour."""
 _NEAR, _FAR = 0.05, 200.0
 """Where background rays begin and end, in units of the scene."""
 
@@ -85,6 +87,37 @@ class Seen:
     loss: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What rays [R] see of the person, but for their colours: for those, it need not be found again.
+
+    Attributes:
+        rest: [K, 3], places in the rest pose that count.
+        state: int64 [K].
+        ray: int64 [K], whose they are.
+        weight: [K], how much they count there.
+        human: [R] in 0..1, the person's share.
+        depth: [R], mean length along the ray, times that share.
+        behind: [R, 3], what the background adds.
+    """
+
+    rest: Tensor
+    state: Tensor
+    ray: Tensor
+    weight: Tensor
+    human: Tensor
+    depth: Tensor
+    behind: Tensor
+
+    def rgb(self, human: HumanField) -> Tensor:
+        """Colours [R, 3] with a field's for the person; differentiable."""
+        return self.seen(human.colours(self.rest, self.state))
+
+    def seen(self, colours: Tensor) -> Tensor:
+        """Colours [R, 3] of rays, of those [K, 3] of the places."""
+        return self.behind.index_add(0, self.ray, self.weight[:, None] * colours)
+
+
 class World(nn.Module):
     """The networks of a fit: either of the two, or both."""
 
@@ -134,7 +167,20 @@ class World(nn.Module):
 
     def body(self, rays: Rays, posed: Posed, generator: torch.Generator | None = None, opened: float = 1.0) -> Samples:
         """The person along rays [R] that all hit the posed body's capsules (:meth:`hits`)."""
-        assert self.human is not None and self.deformation is not None
+        assert self.human is not None
+        at, width, inside, rest, radii = self._inside(rays, posed, generator, opened)
+        density, colour = self.human(rest, radii, posed.state[inside // at.shape[1]])
+        found = torch.cat([(density * width.flatten()[inside])[:, None], colour, rest], dim=-1)
+        every = found.new_zeros(at.numel(), 7).index_copy(0, inside, found).reshape(*at.shape, 7)
+        depth, colours, places = every[..., 0], every[..., 1:4], every[..., 4:]
+        return Samples(at, depth, colours, places)
+
+    def _inside(
+        self, rays: Rays, posed: Posed, generator: torch.Generator | None, opened: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Samples along rays [R]: lengths [R, S], widths [R, S], which of them may be in the person int64 [N], and of
+        those, where in the rest pose [N, 3] and how far from the bones [N]."""
+        assert self.deformation is not None
         near, far, _ = capsule_hits(self.deformation.body, posed.transforms.detach(), rays, REACH)
         count = self.sizes.body
         share = torch.linspace(0, 1, count + 1, device=near.device)
@@ -145,12 +191,32 @@ class World(nn.Module):
         width = torch.diff(edges, dim=-1)
         at = edges[:, :-1] + shift * width
         inside, rest, radii = self.deformation(rays.at(at), posed.transforms, posed.rotations, opened, REACH)
-        density, colour = self.human(rest, radii, posed.state[inside // count])
-        thick = density * width.flatten()[inside]
-        found = torch.cat([thick[:, None], colour, rest], dim=-1)
-        every = found.new_zeros(at.numel(), 7).index_copy(0, inside, found).reshape(*at.shape, 7)
-        depth, colours, places = every[..., 0], every[..., 1:4], every[..., 4:]
-        return Samples(at, depth, colours, places)
+        return at, width, inside, rest, radii
+
+    @torch.no_grad()
+    def trace(self, rays: Rays, posed: Posed, background: bool = True) -> Trace:
+        """What rays [R] that all hit the person see of them; as :meth:`forward` has it, but for faint samples.
+
+        Args:
+            background: whether it is there.
+        """
+        assert self.human is not None
+        at, width, inside, rest, radii = self._inside(rays, posed, None, 1.0)
+        state = posed.state[inside // at.shape[1]]
+        density = self.human.density(rest, radii, state)
+        depth = at.new_zeros(at.numel()).index_copy(0, inside, density * width.flatten()[inside]).reshape(at.shape)
+        behind = torch.zeros(len(at), 3, device=at.device)
+        if background and self.background is not None:
+            far = self.behind(rays)
+            weights, others = merged_weights([at, far.at], [depth, far.depth])
+            behind = composite(others, far.colour)
+        else:
+            (weights,) = merged_weights([at], [depth])
+        found = weights.flatten()[inside]
+        seen = (found > _FAINT).nonzero()[:, 0]
+        ray = inside[seen] // at.shape[1]
+        human, lengths = weights.sum(dim=-1), (weights * at).sum(dim=-1)
+        return Trace(rest[seen], state[seen], ray, found[seen], human, lengths, behind)
 
     def hits(self, rays: Rays, posed: Posed) -> Tensor:
         """Which rays [R] come near the person, bool."""

@@ -420,7 +420,7 @@ def test_bad_options_end_in_one_sentence(models: dict[str, str], more: dict[str,
 
 
 def test_later_keyframes_of_stablevideo_see_the_first(fit: Fit, models: dict[str, str]) -> None:  # noqa: F811
-    common = {"prompt": "gold", "steps": 3, "guidance": 2.0, "refine": 0.3, "size": 32, "aggregation_steps": 0}
+    common = {"prompt": "gold", "steps": 3, "guidance": 2.0, "refine": 0.0, "size": 32, "aggregation_steps": 0}
     common |= {"model": models["stable_diffusion"], "controlnet": models["controlnet"], "layer": "foreground"}
 
     def made(attention: str, *at: int) -> np.ndarray:
