@@ -10,8 +10,7 @@ import numpy as np
 from canon.clip import check_frame
 from canon.editors.diffusion.swap import SwapConfig
 from canon.editors.shape.drag import DragConfig
-from canon.editors.shape.dragging import _read_points as read_points
-from canon.editors.shape.dragging import drag
+from canon.editors.shape.dragging import drag, read_points
 from canon.edits import Edit
 from canon.errors import InputError
 from canon.fits import Fit

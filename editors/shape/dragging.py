@@ -141,7 +141,7 @@ def _given(config: DragConfig) -> tuple[DragConfig, Handles]:
     dragged = [True] * len(moves) + [False] * len(held)
     names = [f"({x:g}, {y:g})" for x, y in at]
     if config.points:
-        frame, found = _read_points(Path(config.points))
+        frame, found = read_points(Path(config.points))
         config = config if frame is None else replace(config, frame=frame)
         for label, place, target in found:
             at.append(place)
@@ -156,7 +156,7 @@ def _given(config: DragConfig) -> tuple[DragConfig, Handles]:
     return config, handles
 
 
-def _read_points(path: Path) -> tuple[int | None, list[tuple[str, np.ndarray, np.ndarray | None]]]:
+def read_points(path: Path) -> tuple[int | None, list[tuple[str, np.ndarray, np.ndarray | None]]]:
     """The frame and the points (name, place, target or None) of a file; those that are off are left out."""
     try:
         if path.stat().st_size > _LARGEST_FILE:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 
 from canon import rendering
+from canon.boxes import grown
 from canon.clip import check_frame
+from canon.compose import LayerEdit, compose
 from canon.editors.painting import pull_back, read_rgba
 from canon.editors.shape.dragging import Handles, Placed, displaced
 from canon.editors.shape.reshape import ReshapeConfig
 from canon.editors.shape.silhouettes import matched, outline
 from canon.editors.shape.solving import Shape, solve
-from canon.edits import Edit, Provenance, Remove, Step
+from canon.edits import Edit, Provenance, Remove, Step, resize_to
 from canon.errors import InputError
-from canon.fits import Fit
+from canon.fits import Fit, FitLayer, nonzero_box
+from canon.per_frame import PerFrame
 from canon.storage import to_float
 from canon.warping import check_movable, warped
 
@@ -25,6 +29,8 @@ _DIFFERS = 0.08
 """Difference in colour (0..1) from which a pixel of the edited frame is not what lies behind the layer."""
 _SAME = 0.02
 """The same, from which the edited frame has other colours than the layer has there."""
+_CONTEXT = 16
+"""Pixels beyond what a model may fill that it is shown."""
 _ROUNDS = 4
 """Times that outlines are matched again after the shape has followed."""
 _SMOOTH = 1e-4
@@ -41,14 +47,12 @@ def reshape(fit: Fit, config: ReshapeConfig) -> Edit:
     if data.opacity is None:
         raise InputError(f"'{name}' lies behind all others and has no silhouette; reshape a layer before it.")
     check_frame(config.frame, len(fit))
-    image = _read(fit, config.image)
     before = fit.coordinates(config.frame, name)[1] > 0.5
     if not before.any():
         raise InputError(f"'{name}' is not to be seen in frame {config.frame}; choose another --frame.")
+    image = _read(fit, config.image) if config.image else _filled(fit, config, before)
     after = _read(fit, config.mask).mean(axis=-1) > 0.5 if config.mask else _silhouette(fit, name, config.frame, image)
     edit = _shaped(fit, name, config, before, after)
-    files = [path for path in (config.image, config.mask) if path]
-    told = Provenance.now("reshape", {**asdict(config), "layer": name}, files)
     if config.repaint:
         moved = warped(fit, [edit])
         shown = to_float(np.asarray(moved.clip.frames[config.frame]))
@@ -56,7 +60,78 @@ def reshape(fit: Fit, config: ReshapeConfig) -> Edit:
         other = own & after & (np.abs(image - shown).max(axis=-1) > _SAME)
         if other.any():
             edit.steps.append(Step(name, pull_back(moved, name, config.frame, image, other)))
+    if config.refine:
+        edit.steps.append(_refined(fit, name, config, edit))
+    files = [path for path in (config.image, config.mask) if path]
+    told = Provenance.now("reshape", {**asdict(config), "layer": name, **_models(config)}, files)
     return Edit([replace(step, provenance=told) for step in edit.steps], fit.id)
+
+
+def _models(config: ReshapeConfig) -> dict[str, str]:
+    """What models have had a say, for the provenance."""
+    if config.image and not config.refine:
+        return {}
+    from canon.editors.diffusion.models import fingerprint
+
+    return {"model_hash": fingerprint(config.model)}
+
+
+def _filled(fit: Fit, config: ReshapeConfig, before: np.ndarray) -> np.ndarray:
+    """The frame with the layer, and what is around it, filled in by a model, float32 [H, W, 3]."""
+    from canon.editors.diffusion.canvases import painted
+    from canon.editors.diffusion.inpaint import InpaintConfig
+    from canon.editors.diffusion.models import memory_told
+    from canon.editors.diffusion.painters import InpaintPainter
+
+    side = 2 * config.around + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    area = cv2.dilate(before.astype(np.float32), kernel)
+    around = nonzero_box(area.astype(np.uint8))
+    assert around is not None
+    box = grown(around, config.around + _CONTEXT, fit.size)
+    image = to_float(np.asarray(fit.clip.frames[config.frame]))
+    own = {"prompt": config.prompt, "model": config.model, "seed": config.seed, "device": config.device}
+    with memory_told():
+        painter = InpaintPainter(InpaintConfig(mask="in the frame", **own))  # type: ignore[arg-type]
+        made = painted(image[box], area[box], painter)
+    share = cv2.GaussianBlur(area[box], (0, 0), 1.0)[..., None]
+    image[box] += share * (made - image[box])
+    return image
+
+
+def _refined(fit: Fit, name: str, config: ReshapeConfig, edit: Edit) -> Step:
+    """Paint that brings the reshaped and repainted layer nearer to the prompt, by score distillation."""
+    from canon.editors.diffusion.models import memory_told
+    from canon.editors.distill.editor import DistillConfig
+    from canon.editors.distill.painters import DistillPainter, distil
+
+    own = {"prompt": config.prompt, "model": config.model, "seed": config.seed, "device": config.device}
+    with memory_told():
+        options = DistillConfig(layer=name, steps=config.refine, **own)  # type: ignore[arg-type]
+        return distil(_as_fit(fit, name, edit), options, "reshape", DistillPainter).steps[0]
+
+
+def _as_fit(fit: Fit, name: str, edit: Edit) -> Fit:
+    """The fit of the edited video, with the layer's canvas as it is painted."""
+    video = rendering.render(fit, edit)
+    frames = PerFrame(fit.clip.frames.shape, np.uint8, video.__getitem__)
+    moved = video.shown.over(replace(video.shown.clip, frames=cast(np.ndarray, frames)))
+    painted = compose(moved, [edit]).get(name)
+    if painted is None or not painted.levels:
+        return moved
+    layers = [replace(layer, color=_canvas(layer, painted)) if layer.name == name else layer for layer in moved.baked]
+    found = Fit(moved.clip, moved.representation, moved.config, layers, moved.stride, moved.light_stride, moved.stats)
+    found.pose_as(fit)
+    return found
+
+
+def _canvas(layer: FitLayer, edit: LayerEdit) -> np.ndarray:
+    """A canvas with what an edit lays over it, float32 [Hc, Wc, 3]."""
+    found = np.array(resize_to(layer.color, edit.size))
+    own, (left, top) = edit.levels[0], edit.offset
+    part = (slice(top, top + own.shape[0]), slice(left, left + own.shape[1]))
+    found[part] = own[..., :3] + (1 - own[..., 3:]) * found[part]
+    return np.clip(resize_to(found, layer.canvas_size), 0, 1)
 
 
 def _read(fit: Fit, path: str) -> np.ndarray:

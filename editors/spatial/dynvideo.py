@@ -30,7 +30,7 @@ class DynVideoConfig(GuidedConfig):
     """What may change of the person: head, torso, arms, hands, legs, feet, or joints by name; none = everything."""
     steps: int = 200
     """Steps of optimisation."""
-    rate: float = 0.02
+    rate: float = 0.05
     """Learning rate of the field's tables; its networks learn at a tenth of it."""
     views: int = 1
     """Views that are looked at in a step."""

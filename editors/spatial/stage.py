@@ -245,13 +245,14 @@ class Distilled:
             by_prompt.setdefault((self.prompt(shot), turned), []).append((shot, made, shown))
         for (prompt, turned), several in by_prompt.items():
             made, shown = torch.stack([one[1] for one in several]), torch.stack([one[2] for one in several])
+            total = total.to(made.device) + 0.0 * made.sum()  # of a view that nobody is asked about
             if self.guidance is not None:
                 source = shown if self.guidance.settings.needs_source else None
                 found = self.guidance(made, step, own.steps, source, prompt)
-                total = total.to(made.device) + own.weight * found.loss / made[:, 0].numel()
+                total = total + own.weight * found.loss / made[:, 0].numel()
             if turned and self.turned is not None:
                 for shot, one, _ in several:
-                    total = total.to(made.device) + own.view_weight * self.turned(one[None], shot, step)
+                    total = total + own.view_weight * self.turned(one[None], shot, step)
         if step == own.steps - 1 and self.guidance is not None:
             self.guidance.check()
         return total

@@ -167,8 +167,9 @@ def test_points_of_a_file(true: Fit, tmp_path: Path) -> None:
         {"name": "tail", "at": [0, 0], "to": [5, 5], "off": True},
     ]
     (tmp_path / "points.json").write_text(json.dumps({"frame": 3, "points": points}))
-    edit = canon.edit(true, "drag", points=str(tmp_path / "points.json"), layer="foreground")
-    plain = canon.edit(true, "drag", move=(*start, *(start + by(8, 0))), hold=tuple(other), frame=3, layer="foreground")
+    options = {"layer": "foreground", "warp": "tps"}
+    edit = canon.edit(true, "drag", points=str(tmp_path / "points.json"), **options)
+    plain = canon.edit(true, "drag", move=(*start, *(start + by(8, 0))), hold=tuple(other), frame=3, **options)
     assert np.array_equal(edit.operations("foreground")[0].grid, plain.operations("foreground")[0].grid)  # type: ignore[union-attr]
     assert list(edit.steps[0].provenance.files) == [str(tmp_path / "points.json")]
 

@@ -13,6 +13,7 @@ from truth import small_scene, true_fit
 
 import canon
 from canon.coordinates import pixel_grid
+from canon.editors.shape.reshaping import _as_fit
 from canon.editors.shape.silhouettes import matched, outline
 from canon.edits import Over, Warp
 from canon.errors import InputError
@@ -140,3 +141,63 @@ def test_bad_input_gets_one_sentence(true: Fit, tmp_path: Path) -> None:
             canon.edit(true, "reshape", **options)
         assert "\n" not in str(told.value)
     assert read_image(tmp_path / "frame.png").shape[:2] == true.size
+
+
+# --- by a model ---
+
+
+def test_refinement_goes_on_from_the_reshaped_and_repainted_layer(true: Fit, tmp_path: Path) -> None:
+    """The shape is that of the picture, and the colours are nearer to the prompt than the picture's."""
+    image = to_float(np.array(true.clip.frames[FRAME]))
+    image[wider(true)] = (0.9, 0.2, 0.2)
+    write_image(tmp_path / "frame.png", (255 * image).astype(np.uint8))
+    options = {"image": str(tmp_path / "frame.png"), "frame": FRAME, "device": "cpu"}
+    plain = canon.edit(true, "reshape", **options)
+    refined = canon.edit(true, "reshape", prompt="blue", refine=15, **options)
+    assert [type(step.operation) for step in refined.steps] == [Warp, Over, Over]
+    videos = canon.render(true, plain), canon.render(true, refined)
+    for t in (0, FRAME):
+        weights = [video.shown.coordinates(t, "foreground")[1] for video in videos]
+        assert np.array_equal(*weights), "the silhouette is that of the picture"
+        inside, outside = weights[0] > 0.99, weights[0] == 0
+        assert np.array_equal(videos[0][t][outside], videos[1][t][outside])
+        red, blue = (video[t][inside].astype(float).mean(axis=0) for video in videos)
+        assert blue[2] - blue[0] > red[2] - red[0] + 40, (t, red, blue)
+    assert "model_hash" in refined.steps[0].provenance.options and "model_hash" not in plain.steps[0].provenance.options
+
+
+def test_what_is_refined_is_the_edited_video(true: Fit, tmp_path: Path) -> None:
+    """Its canvas and frames are those with paint; reconstructed, it is what is shown."""
+    image = to_float(np.array(true.clip.frames[FRAME]))
+    image[wider(true)] = (0.9, 0.2, 0.2)
+    write_image(tmp_path / "frame.png", (255 * image).astype(np.uint8))
+    edit = canon.edit(true, "reshape", image=str(tmp_path / "frame.png"), frame=FRAME)
+    shown, video = _as_fit(true, "foreground", edit), canon.render(true, edit)
+    assert shown.id == true.id and np.array_equal(shown.clip.frames[1], video[1])
+    inside = shown.coordinates(FRAME, "foreground")[1] > 0.99
+    assert np.abs(shown.reconstruct(FRAME)[inside] - video[FRAME][inside] / 255).mean() < 0.03
+
+
+def test_a_model_may_edit_the_frame(true: Fit) -> None:
+    edit = canon.edit(true, "reshape", prompt="blue", frame=FRAME, around=6, device="cpu")
+    assert [type(step.operation) for step in edit.steps] == [Warp, Over]
+    video = canon.render(true, edit)
+    inside = video.shown.coordinates(0, "foreground")[1] > 0.99
+    before, after = (image[0][inside].astype(float).mean(axis=0) for image in (true.clip.frames, video))
+    assert after[2] - after[0] > before[2] - before[0] + 40
+    far = cv2.dilate(true.coordinates(0, "foreground")[1], np.ones((61, 61))) == 0
+    assert np.array_equal(video[0][far], true.clip.frames[0][far])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "give --image, or a --prompt"),
+        ({"image": "x.png", "refine": 5}, "Refinement needs a --prompt"),
+        ({"prompt": "blue", "around": -1}, "at least 0"),
+        ({"prompt": "blue", "model": "no/where"}, "no/where"),
+    ],
+)
+def test_bad_options_of_models_end_in_one_sentence(true: Fit, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        canon.edit(true, "reshape", **options)

@@ -219,14 +219,17 @@ def test_a_view_model_is_asked_where_it_is_looked_from(
         return plain(self, reference, azimuth, elevation, *rest)
 
     monkeypatch.setattr(viewed.ViewModel, "guide", noted)
-    options: dict[str, Any] = {"view_model": str(folder), "view": 32, "poses": (1.0, 0.0, 0.0), "close_ups": 0.0}
-    edit = canon.edit(fit, "dynvideo-e", reference=reference, frame=AT, steps=3, pool=2, device="cpu", **options)
+    options: dict[str, Any] = {"view_model": str(folder), "view": 32, "close_ups": 0.0, "device": "cpu", "pool": 2}
+    options |= {"reference": reference, "frame": AT, "steps": 3}
+    edit = canon.edit(fit, "dynvideo-e", poses=(1.0, 0.0, 0.0), **options)
     shots = Shots(fit, (32, 32), Shares((1.0, 0.0, 0.0), 0.0), AT, (), 0)
     azimuth, elevation = shots.seen_from(AT)
     turns = [(shot.azimuth - azimuth, shot.elevation - elevation) for shot in map(shots, range(2))]
     wanted = {tuple(np.round(np.radians(turn), 5)) for turn in turns}
     assert len(asked) == 3 and {tuple(np.round(pair, 5)) for pair in asked} <= wanted
     assert isinstance(edit.steps[0].operation, Field)
+    canon.edit(fit, "dynvideo-e", poses=(0.0, 1.0, 0.0), reconstruct=0.0, preserve=0.0, **options)
+    assert len(asked) == 3, "of other poses it knows nothing"
 
 
 # --- views and parts ---
