@@ -21,6 +21,7 @@ from canon.editors.spatial import stage
 from canon.editors.spatial.dynvideo import DynVideoConfig
 from canon.editors.spatial.field import EditedField
 from canon.editors.spatial.parts import PARTS, joints_of
+from canon.editors.spatial.reference import Reconstruction, read_reference, square
 from canon.editors.spatial.shots import Shares, Shots
 from canon.edits import Edit, Field
 from canon.representations.dynamic_nerf.fit import NerfFit
@@ -121,15 +122,15 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     options = {"reference": reference, "frame": AT, "steps": 12}
     whole = canon.edit(fit, "dynvideo-e", **options).steps[0].operation
-    calls, plain = [0], stage.Reconstruction.__call__
+    calls, plain = [0], Reconstruction.__call__
 
-    def stopped(self: stage.Reconstruction, own: Any, step: int) -> torch.Tensor:
+    def stopped(self: Reconstruction, own: Any, step: int) -> torch.Tensor:
         calls[0] += 1
         if calls[0] == 12:
             raise KeyboardInterrupt
         return plain(self, own, step)
 
-    monkeypatch.setattr(stage.Reconstruction, "__call__", stopped)
+    monkeypatch.setattr(Reconstruction, "__call__", stopped)
     with pytest.raises(KeyboardInterrupt):
         canon.edit(fit, "dynvideo-e", checkpoints=str(tmp_path), **options)
     assert (tmp_path / "human" / "preview.png").exists()
@@ -185,11 +186,11 @@ def test_a_model_is_personalised_on_the_reference(fit: NerfFit, reference: str) 
     options = {"prompt": "person", "reference": reference, "frame": AT, "personalise": 30, "view": 64, "device": "cpu"}
     config = DynVideoConfig(**options)  # type: ignore[arg-type]
     model = stage.distillable(load_model(config, DESCRIBE))
-    shown = stage.read_reference(fit, config)
+    shown = read_reference(fit, config)
     assert shown is not None
     trained = stage.personalised(model, config, shown, (64, 64))
     assert trained is not model and stage.personalised(model, replace(config, personalise=0), shown, (64, 64)) is model
-    picture, mask = stage._square(shown, (64, 64), 1.0)
+    picture, mask = square(shown, (64, 64), 1.0)
     errors = []
     with torch.no_grad():
         latents = model.encoded(stage.to_tensor(picture))
