@@ -123,15 +123,31 @@ def transfer(scene: Scene, fit: Fit, layer: str, name: str, overlay: np.ndarray,
     return found.reshape(height * scale, width * scale, 4).astype(np.float32)
 
 
-def edit_psnr(scene: Scene, fit: Fit, layer: str, name: str, overlay: np.ndarray) -> float:
-    """PSNR (dB) inside the edited area of an overlay of the true texture of ``layer``, painted on a fit's ``name``."""
+def painted_truth(scene: Scene, layer: str, overlay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of a true edit, uint8 [T, H, W, 3], and where they are painted, bool [T, H, W]."""
     truth = scene.true_edit({layer: overlay})
-    areas = [truth.area(t) > 0 for t in range(len(scene))]
-    frame = int(np.argmax([area.sum() for area in areas]))
+    frames, areas = zip(*((truth[t], truth.area(t) > 0) for t in range(len(scene))), strict=True)
+    return np.stack(frames), np.stack(areas)
+
+
+def edit_psnr(
+    scene: Scene,
+    fit: Fit,
+    layer: str,
+    name: str,
+    overlay: np.ndarray,
+    truth: tuple[np.ndarray, np.ndarray] | None = None,
+) -> float:
+    """PSNR (dB) inside the edited area of an overlay of the true texture of ``layer``, painted on a fit's ``name``.
+
+    Args:
+        truth: what :func:`painted_truth` gives of them, where several fits are measured; None asks it.
+    """
+    frames, areas = painted_truth(scene, layer, overlay) if truth is None else truth
+    frame = int(areas.sum(axis=(1, 2)).argmax())
     paint = Over(transfer(scene, fit, layer, name, overlay, frame, 2))
     video = canon.render(fit, Edit([Step(name, paint)]))
-    pairs = [(video[t][area], truth[t][area]) for t, area in enumerate(areas)]
-    return psnr(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+    return psnr(np.concatenate([video[t][area] for t, area in enumerate(areas)]), frames[areas])
 
 
 def track_errors(scene: Scene, fit: Fit, layer: str, name: str, count: int) -> np.ndarray:

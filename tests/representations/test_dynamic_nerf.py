@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,26 @@ from canon.representations.dynamic_nerf.volume import merged_weights, render_wei
 from canon.representations.dynamic_nerf.world import World
 from canon.scenes.human import HumanScene, HumanSceneConfig, nearest_capsule
 from canon.skeletons import Motion
+from canon.storage import to_uint8, write_image
 
 CPU = torch.device("cpu")
-STEPS = {"scene_steps": 60, "human_steps": 12, "joint_steps": 4}
+STEPS = {"scene_steps": 30, "human_steps": 8, "joint_steps": 3}
+TINY = replace(SIZES["fast"], levels=4, log2_size=12, width=16, rays=256, patches=2, texels=128, panorama=512, cells=40)
 
 
 def person(**overrides: Any) -> HumanScene:
     return HumanScene(HumanSceneConfig(**{"width": 60, "height": 72, "frames": 4, "orbit": 40.0, **overrides}))
 
 
+@pytest.fixture(scope="class")
+def tiny() -> Iterator[None]:
+    """Networks, canvases and a surface of another size, for what is true of any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "fast", TINY)
+        yield
+
+
+@pytest.mark.usefixtures("tiny")
 class TestContract(RepresentationContract):
     name = "dynamic-nerf"
     given = {"preset": "fast", **STEPS}  # noqa: RUF012
@@ -257,6 +269,24 @@ def test_frames_and_views_and_poses_that_were_not_seen(scene: HumanScene, fit: N
     assert min(overlaps) > 0.85
 
 
+def test_a_reference_of_one_frame_is_reached_and_worn_everywhere(
+    scene: HumanScene, fit: NerfFit, tmp_path: Path
+) -> None:
+    """Of the same person in another shirt: at its own frame, in others, and elsewhere as far as it shows them."""
+    dressed = HumanScene(replace(scene.config, shirt=((0.1, 0.45, 0.15), (0.85, 0.9, 0.5))))
+    true = dressed.frame(5)
+    write_image(tmp_path / "reference.png", to_uint8(true.rgb))
+    edit = canon.edit(fit, "dynvideo-e", reference=str(tmp_path / "reference.png"), frame=5, steps=80)
+    video = canon.render(fit, edit)
+    assert psnr(video[5] / 255, true.rgb, true.mask > 0.5) > 28
+    for t in (1, 9):
+        other, before = dressed.frame(t), fit.clip.frames[t] / 255
+        assert psnr(video[t] / 255, other.rgb, other.mask > 0.5) > psnr(before, other.rgb, other.mask > 0.5) + 5
+    for t in range(len(fit)):
+        nobody = fit.weights(t)[0] == 0
+        assert np.array_equal(video[t][nobody], fit.clip.frames[t][nobody])
+
+
 def test_canonical_places_are_the_true_ones(scene: HumanScene, fit: NerfFit) -> None:
     errors = []
     for t in (1, 6, 10):
@@ -343,7 +373,7 @@ def test_a_camera_that_stands_still_sees_what_it_would_see_each_time(fit: NerfFi
 
 def test_what_was_seen_from_elsewhere_is_seen_from_elsewhere_again(scene: HumanScene, fit: NerfFit) -> None:
     wave = HumanScene(replace(scene.config, motion="wave", frames=14))
-    cameras = [fit.cameras[2]] * 14
+    cameras = [fit.cameras[2].resized((40, 36))] * 14
     once = fit.from_elsewhere(cameras, wave.motion())
     again = once.from_elsewhere(cameras[:2], frames=[13, 3])
     assert np.array_equal(again.clip.frames[0], once.clip.frames[13])
@@ -448,6 +478,7 @@ def test_a_flat_fit_has_no_third_dimension() -> None:
         spatial(flat)
 
 
+@pytest.mark.usefixtures("tiny")
 def test_the_background_alone(scene: HumanScene) -> None:
     cameras: list[Camera] = [scene.orbiting(10 * k) for k in range(4)]
     frames = [np.uint8(255 * scene.view(camera).rgb) for camera in cameras]
@@ -462,6 +493,7 @@ def test_the_body_of_a_taller_person_is_taller() -> None:
     assert float(capsule_body(1.9).box[1][1]) > float(capsule_body(1.6).box[1][1])
 
 
+@pytest.mark.usefixtures("tiny")
 def test_the_person_follows_the_flow_when_asked_and_leaves_a_preview(tmp_path: Path) -> None:
     scene = person(frames=3)
     steps = {"scene_steps": 8, "human_steps": 6, "joint_steps": 2}
@@ -488,6 +520,7 @@ def test_true_positions_agree_with_the_projection_that_flow_is_compared_with() -
         assert np.allclose(found[k], wanted, atol=1e-3)
 
 
+@pytest.mark.usefixtures("tiny")
 def test_masks_of_some_frames_are_enough_and_given_poses_can_be_kept() -> None:
     whole = person(frames=4).clip()
     masks = {"human": {1: np.asarray(whole.masks["human"].get(1))}}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from truth import edit_psnr, psnr, track_errors, true_fit
+from truth import edit_psnr, painted_truth, psnr, track_errors, true_fit
 
 import canon
 from canon.fits import Fit
@@ -14,10 +14,10 @@ from canon.scenes import Scene, make
 
 pytestmark = pytest.mark.slow
 
-SIZE, COUNT = (144, 256), 12
+SIZE = {"width": 192, "height": 108, "frames": 12}
 SCENES = {
     "pan": {},
-    "fast-pan": {},
+    "fast-pan": {"width": 256, "height": 144},  # in smaller frames it turns too far for one canvas
     "bend": {},
     "lighting": {"lighting": 0.25},
     "occlusion": {"occluder_period": 40.0},  # so that the occluder crosses the foreground within the clip
@@ -37,7 +37,7 @@ class Case:
 
 @pytest.fixture(scope="module", params=SCENES)
 def case(request: pytest.FixtureRequest) -> Case:
-    scene = make(request.param, width=SIZE[1], height=SIZE[0], frames=COUNT, **SCENES[request.param])
+    scene = make(request.param, **{**SIZE, **SCENES[request.param]})
     fit = canon.fit(scene.clip(), "atlas", preset="balanced", device="cpu")
     return Case(scene, fit, true_fit(scene), dict(zip(scene.layers, fit.layers, strict=True)))
 
@@ -54,11 +54,11 @@ def test_tracks_stick(case: Case) -> None:
 def test_edits_come_near_the_ceiling(case: Case, soft: bool) -> None:
     for layer, name in case.names.items():
         emblem = case.scene.emblem(layer, soft=soft)
-        truth = case.scene.true_edit({layer: emblem})
-        areas = [truth.area(t) > 0 for t in range(COUNT)]
-        scores = [edit_psnr(case.scene, fit, layer, own, emblem) for fit, own in ((case.true, layer), (case.fit, name))]
-        plain = [(case.fit.clip.frames[t][area], truth[t][area]) for t, area in enumerate(areas)]
-        nothing = psnr(*(np.concatenate(side) for side in zip(*plain, strict=True)))
+        truth = painted_truth(case.scene, layer, emblem)
+        fits = ((case.true, layer), (case.fit, name))
+        scores = [edit_psnr(case.scene, fit, layer, own, emblem, truth) for fit, own in fits]
+        frames, areas = truth
+        nothing = psnr(case.fit.clip.frames[:][areas], frames[areas])
         print(
             f"{layer} {'soft' if soft else 'sharp'}: {scores[1]:.2f} dB, ceiling {scores[0]:.2f}, source {nothing:.2f}"
         )
