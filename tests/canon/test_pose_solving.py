@@ -212,7 +212,7 @@ def test_one_frame_is_enough() -> None:
 )
 def test_poses_come_back_from_one_moving_camera(motion: str, median: float, mean: float) -> None:
     """Limbs that one camera shows alike from both sides may still be bent to the wrong one for a while."""
-    own = scene(motion, 40)
+    own = scene(motion, 24)
     truth = posed(own)
     cameras = [own.camera(t) for t in range(len(own))]
     found = solve_keypoints(seen(truth.joints, cameras)[None], [cameras], NAMES, height=1.7)
