@@ -76,7 +76,7 @@ def main() -> None:
     fit = canon.load(options.fit) if options.fit else canon.fit(scene.clip(), "dynamic-nerf", preset=options.preset)
     assert isinstance(fit, NerfFit)
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"dynvideo-{machine()['date']}.json"
+    path = options.out / "dynvideo.json"
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     views = Elsewhere(fit, scene, dressed)
     with TemporaryDirectory() as folder:

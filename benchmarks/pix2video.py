@@ -19,6 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+from edits import keep
 from fit import machine
 
 import canon
@@ -48,7 +49,7 @@ def variants(fit: canon.Fit, asked: dict[str, Any]) -> dict[str, Callable[[], np
     """What is compared, by name; each is made when called, in this order.
 
     The frames by ``restyle``; those by ``pix2video`` from inverted noise alone, with attention, with the pull but no
-    further from the source than ``restyle`` goes, with the pull taken at the prediction, and as it is; and edits of
+    further from the source than ``restyle`` goes, with the pull taken through the network, and as it is; and edits of
     the canvas: these last frames gathered, ``restyle``, and ``stablevideo`` without and with attention.
     """
     from canon.editors.diffusion.frames_in_turn import FramesInTurn, on_canvas
@@ -73,7 +74,7 @@ def variants(fit: canon.Fit, asked: dict[str, Any]) -> dict[str, Callable[[], np
         "inverted": lambda: in_turn(attention="none", pull=0.0),
         "no pull": lambda: in_turn(pull=0.0),
         "less inverted": lambda: in_turn(ratio=0.75),
-        "pull as in code": lambda: in_turn(through_network=False),
+        "through the network": lambda: in_turn(through_network=True),
         "pix2video": in_turn,
         "gathered": lambda: rendered(on_canvas(turns["last"], Pix2VideoConfig(**asked))),
         "restyle": lambda: rendered(canon.edit(fit, "restyle", **asked)),
@@ -107,16 +108,12 @@ def compared(fit: canon.Fit, name: str, options: argparse.Namespace) -> tuple[di
     return {**common, "found": figures, **machine()}, made
 
 
-def keep(row: dict[str, Any], folder: Path) -> None:
-    """Put a row in the place of the one of its clip; what was made before of the same stays if it is not made again."""
-    path = folder / "pix2video.json"
+def with_earlier(row: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A row with what was found before of the same and not again."""
     rows = json.loads(path.read_text()) if path.exists() else []
     same = ("clip", "frames", "pictures", "prompt", "layer", "model", "steps", "size")
-    before = next((old["found"] for old in rows if all(old[key] == row[key] for key in same)), {})
-    row = {**row, "found": {**before, **row["found"]}}
-    rows = [old for old in rows if old["clip"] != row["clip"]]
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([*rows, row], indent=1) + "\n")
+    before: dict[str, Any] = next((old["found"] for old in rows if all(old[key] == row[key] for key in same)), {})
+    return {**row, "found": {**before, **row["found"]}}
 
 
 def main() -> None:
@@ -139,7 +136,8 @@ def main() -> None:
     for name in options.names:
         fit = load(options.clips / name, options.frames, options.height)
         row, made = compared(fit, name, options)
-        keep(row, options.out)
+        path = options.out / "pix2video.json"
+        keep(with_earlier(row, path), path, "prompt")
         if options.sheets:
             times = spread(len(fit), 4)
             title, below = f"{name}: {options.prompt}", f"{len(fit)} frames of {fit.size[1]}x{fit.size[0]}"

@@ -27,8 +27,8 @@ from canon.fits import Fit
 from canon.sampling import fill_unseen
 from canon.storage import to_float, to_uint8
 
-_PAPER_LATENTS = 4 * 64 * 64
-"""Numbers over which the paper's squared distance is a mean."""
+_PAPER_STEPS = 50
+"""Steps of a run of which the pull is a share for each."""
 _SOLID = 0.5
 """Weight from which a pixel shows a layer."""
 _ALIKE = 0.1
@@ -141,17 +141,23 @@ class Pix2VideoPainter(Painter[Pix2VideoConfig]):
         return Control(self._network, to_tensor(shown), own.control_scale)
 
     def _denoised(self, latents: Tensor, levels: Tensor, guide: Guide) -> tuple[Tensor, dict[int, Tensor]]:
-        """Clean latents, and what was predicted of them on the way: timestep -> [1, c, h, w]."""
+        """Clean latents, and what was predicted of them on the way, pulled: timestep -> [1, c, h, w]."""
         own, model = self.config, self._denoiser
-        last = round(own.pulled * len(levels)) if own.pull else 0
+        left_out = own.steps - int(own.steps * own.ratio)
+        last = round(own.pulled * (len(levels) + left_out)) - left_out if own.pull else 0
+        share = 1 - (1 - own.pull) ** (_PAPER_STEPS / own.steps)
         predicted: dict[int, Tensor] = {}
         for k, level in enumerate(levels):
             t = int(level)
             target = self._previous.get(t) if k < last else None
             found, clean, slope = asked(model, latents, level, guide, target, own.through_network)
             latents = model.scheduler.step(found, level, latents, return_dict=False)[0].to(model.dtype)
-            if slope is not None:
-                latents = (latents - own.pull * slope).to(model.dtype)
+            if target is not None and slope is not None:
+                alpha = cumulative_alpha(model, levels[k + 1] if k + 1 < len(levels) else None)
+                scale = 1.0 if own.through_network else alpha.sqrt()
+                latents = (latents - share * scale * whole_step(clean - target, slope)).to(model.dtype)
+                # The one after it is pulled to where this one was; else guidance adds to the pull from frame to frame.
+                clean = clean + share * (target - clean)
             if k < last:
                 predicted[t] = clean
         return latents, predicted
@@ -169,22 +175,41 @@ def asked(
     Returns:
         found: the model's answer [1, c, h, w].
         clean: the prediction of the clean latents that follows from it.
-        slope: float32, the gradient of the prediction's squared distance to the target, over the number of the paper's
-            latents.
+        slope: float32, the gradient of half the prediction's squared distance to the target.
     """
-    alpha = model.scheduler.alphas_cumprod.to(model.device)[int(level)]
+    alpha = cumulative_alpha(model, level)
     if target is None or not through_network:
         found = model.predict(latents, level, guide)
         clean = model.split(found, latents, alpha)[0]
-        return found, clean, None if target is None else 2 / _PAPER_LATENTS * (clean - target).float()
+        return found, clean, None if target is None else (clean - target).float()
     control = [] if guide.control is None else [guide.control.network]
     with torch.enable_grad(), _frozen(model.unet, *control):
         begun = latents.detach().requires_grad_()
         found = model.predict_with_gradient(begun, level, guide)
         clean = model.split(found, begun, alpha)[0]
-        distance = ((clean.float() - target.float()) ** 2).sum()
+        distance = ((clean.float() - target.float()) ** 2).sum() / 2
         (slope,) = torch.autograd.grad(distance, begun)
-    return found.detach(), clean.detach(), slope.float() / _PAPER_LATENTS
+    return found.detach(), clean.detach(), slope.float()
+
+
+def whole_step(off: Tensor, slope: Tensor) -> Tensor:
+    """The step down a slope that leads, were the network linear and blind to all other ways, onto the target.
+
+    How far a step of fixed size leads depends on the noise level, and guidance multiplies it.
+
+    Args:
+        off: what the prediction is off the target by.
+        slope: of half its squared distance.
+    """
+    return slope * ((off.float() ** 2).sum() / (slope**2).sum().clamp_min(1e-12))
+
+
+def cumulative_alpha(model: LatentModel, level: Tensor | None) -> Tensor:
+    """Share of the signal in the latents' variance at a noise level; None = after the last one."""
+    scheduler = model.scheduler
+    found = scheduler.final_alpha_cumprod if level is None else scheduler.alphas_cumprod[int(level)]
+    assert isinstance(found, Tensor)
+    return found.to(model.device)
 
 
 @contextmanager

@@ -332,6 +332,8 @@ def from_config(kind: Any, current: Any) -> Any:
 
 
 def _add_loras(pipeline: Any, files: tuple[str, ...]) -> None:
+    from huggingface_hub.errors import HTTPError  # of whichever client the hub uses, which lets it through
+
     if files and not hasattr(pipeline, "load_lora_weights"):
         raise InputError(f"A {type(pipeline).__name__} takes no LoRA.")
     names = [f"lora-{k}" for k in range(len(files))]
@@ -339,6 +341,11 @@ def _add_loras(pipeline: Any, files: tuple[str, ...]) -> None:
         local = offline(weights) or Path(weights).is_file()
         try:
             pipeline.load_lora_weights(weights, adapter_name=name, local_files_only=local, use_safetensors=True)
+        except HTTPError as error:
+            raise InputError(
+                f"The LoRA '{weights}' cannot be fetched from the hub; where there is no network, give its .safetensors"
+                " file."
+            ) from error
         except UNREADABLE as error:
             raise InputError(f"The LoRA '{weights}' cannot be loaded: {first_line(error)}.") from error
     if len(names) > 1:

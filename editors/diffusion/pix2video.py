@@ -30,14 +30,14 @@ class Pix2VideoConfig(DiffusionConfig):
     attention: str = BOTH
     """What a frame's self-attention sees in place of itself: none, anchor (the first frame), or both (it and the
     previous one)."""
-    pull: float = 100.0
-    """Step of the pull on a frame's latents towards what was predicted of the previous frame; 0 = none. In the paper's
-    measure, a mean over the latents of 512x512 pixels, for pictures of any size."""
+    pull: float = 0.08
+    """Share of the way to what was predicted of the previous frame by which a frame's prediction is pulled in each of
+    50 steps, and as far in all in fewer; 0 = none."""
     pulled: float = 0.5
-    """Share of the steps, from the noisiest on, in which it is pulled."""
-    through_network: bool = True
-    """Take the pull's gradient with respect to the noisy latents, through the network, as the paper writes it;
-    otherwise with respect to the prediction, as its code does, in half the time and memory."""
+    """Share of the steps, from the noisiest on, in which it is pulled; those that the ratio leaves out count."""
+    through_network: bool = False
+    """Take the pull's gradient with respect to the noisy latents, through the network, as the paper writes it, in twice
+    the time and memory; otherwise with respect to the prediction, as its code does."""
     controlnet: str = ""
     """ControlNet that goes with the model, to keep the structure of every frame: hub id or folder, canon-mini for its
     own (canny); none = frames go by their noise alone."""
@@ -52,8 +52,10 @@ class Pix2VideoConfig(DiffusionConfig):
         super().__post_init__()
         check_inversion(self.ratio, self.steps, self.scheduler)
         check_attention(self.attention)
-        if self.pull < 0 or self.control_scale < 0:
-            raise InputError(f"The pull {self.pull:g} and the control scale {self.control_scale:g} must be at least 0.")
+        if not 0 <= self.pull <= 1:
+            raise InputError(f"The pull {self.pull:g} is out of range; choose 0, for none, to 1.")
+        if self.control_scale < 0:
+            raise InputError(f"The control scale {self.control_scale:g} must be at least 0.")
         if not 0 <= self.pulled <= 1:
             raise InputError(f"The pulled share {self.pulled:g} of the steps is out of range; choose 0 to 1.")
         if self.control not in CONTROLS:

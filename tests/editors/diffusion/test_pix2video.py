@@ -21,7 +21,15 @@ from truth import psnr, small_scene, split_in_two, still_fit, true_fit
 import canon
 from canon.clip import Clip
 from canon.editors.diffusion.attention import Chain, Features, attending, decoder_self_attention, tell_what_attends
-from canon.editors.diffusion.frames_in_turn import FramesInTurn, Pix2VideoPainter, asked, beginnings, gathered
+from canon.editors.diffusion.frames_in_turn import (
+    FramesInTurn,
+    Pix2VideoPainter,
+    asked,
+    beginnings,
+    cumulative_alpha,
+    gathered,
+    whole_step,
+)
 from canon.editors.diffusion.latents import LatentModel, random_latents
 from canon.editors.diffusion.models import DESCRIBE, load_model
 from canon.editors.diffusion.options import DiffusionConfig
@@ -226,7 +234,7 @@ class TestPull:
             found, clean, slope = asked(model, latents, level, guide, target, through_network)
             assert slope is not None and not found.requires_grad and not clean.requires_grad
             assert torch.allclose(found, model.predict(latents, level, guide), atol=1e-6)
-            moved = latents - 200 * slope
+            moved = latents - 0.02 * slope
             nearer = asked(model, moved, level, guide, None, False)[1]
             before, after = (float(((x - target) ** 2).mean()) for x in (clean, nearer))
             assert after < 0.99 * before, f"{before} -> {after}"
@@ -245,21 +253,67 @@ class TestPull:
             slope = asked(model, latents, level, guide, target, True)[2]
             way, small = torch.randn_like(latents), 1e-5
             far, near = (
-                float(((asked(model, latents + k * small * way, level, guide, None, True)[1] - target) ** 2).sum())
+                float(((asked(model, latents + k * small * way, level, guide, None, True)[1] - target) ** 2).sum()) / 2
                 for k in (1, -1)
             )
         finally:
             model.unet.float()
         assert slope is not None
-        by_difference = (far - near) / (2 * small) / (4 * 64 * 64)
+        by_difference = (far - near) / (2 * small)
         assert float((slope * way).sum()) == pytest.approx(by_difference, rel=1e-3)
+
+    def test_leads_all_the_way_through_a_linear_network(self) -> None:
+        torch.manual_seed(0)
+        turn, target, latents = (
+            torch.linalg.qr(torch.randn(6, 6)).Q,
+            torch.randn(6),
+            torch.randn(6),
+        )
+        for gain in (0.01, 1.0, 7.5):
+            network = gain * turn
+            off = network @ latents - target
+            moved = latents - whole_step(off, network.T @ off)
+            assert torch.allclose(network @ moved, target, atol=1e-5)
+        assert torch.equal(whole_step(torch.zeros(6), torch.zeros(6)), torch.zeros(6)), "there already"
+
+    @pytest.mark.parametrize("steps", [10, 50])
+    def test_is_the_same_at_every_noise_level(self, models: dict[str, str], steps: int) -> None:
+        """A prediction that is pulled to a target goes into the DDIM step in the place of the network's own."""
+        options = {**FAST, "steps": steps, "pulled": 0.5, "pull": 0.1, "through_network": False, "ratio": 1.0}
+        painter = Pix2VideoPainter(Pix2VideoConfig(model=models["stable_diffusion"], attention="none", **options))
+        model, share = painter._denoiser, 1 - 0.9 ** (50 / steps)
+        guide = painter._guide(model, (32, 48))
+        for k in (0, steps // 2, steps - 2):
+            levels = model.levels(steps)[k : k + 2]
+            start, target = (random_latents(model, (32, 48), seed)[0] for seed in (0, 1))
+            found, clean, _ = asked(model, start, levels[0], guide, None, False)
+            noise = model.split(found, start, cumulative_alpha(model, levels[0]))[1]
+            alpha = cumulative_alpha(model, levels[1])
+            pulled = clean + share * (target - clean)
+            after = alpha.sqrt() * pulled + (1 - alpha).sqrt() * noise
+            last = model.predict(after, levels[1], guide)
+            wanted = model.scheduler.step(last, levels[1], after, return_dict=False)[0]
+            painter._previous = {int(levels[0]): target}
+            made, predicted = painter._denoised(start, levels, guide)
+            assert torch.allclose(made, wanted, atol=1e-4 * float(wanted.abs().max()))
+            assert list(predicted) == [int(levels[0])]
+            assert torch.allclose(predicted[int(levels[0])], pulled, atol=1e-4 * float(pulled.abs().max()))
+
+    def test_is_of_the_noisiest_levels_wherever_one_begins(self, models: dict[str, str]) -> None:
+        for ratio, count in ((1.0, 5), (0.7, 2), (0.4, 0)):
+            options = {**FAST, "steps": 10, "ratio": ratio}
+            painter = Pix2VideoPainter(Pix2VideoConfig(model=models["stable_diffusion"], **options))
+            painter.paint(np.full((32, 48, 3), 0.5, np.float32), np.ones((32, 48), np.float32))
+            assert list(painter._previous) == [int(t) for t in painter._denoiser.levels(10)][10 - round(10 * ratio) : 5]
+            assert len(painter._previous) == count
 
     def test_brings_frames_together(self, models: dict[str, str]) -> None:
         rng = np.random.default_rng(0)
         first, second = (rng.random((32, 48, 3), np.float32) for _ in range(2))
 
         def distance(**more: Any) -> float:
-            config = Pix2VideoConfig(model=models["stable_diffusion"], attention="none", **FAST, **more)
+            options = {**FAST, "ratio": 1.0, "attention": "none", **more}
+            config = Pix2VideoConfig(model=models["stable_diffusion"], **options)
             painter = Pix2VideoPainter(config)
             area = np.ones((32, 48), np.float32)
             made = [painter.paint(picture, area) for picture in (first, second)]
@@ -268,7 +322,7 @@ class TestPull:
         free = distance(pull=0.0)
         assert distance(pulled=0.0) == free
         for through_network in (True, False):
-            weak, strong = (distance(pull=pull, through_network=through_network) for pull in (500.0, 2000.0))
+            weak, strong = (distance(pull=pull, through_network=through_network) for pull in (0.05, 0.2))
             assert strong < weak < free, f"{strong}, {weak}, {free}"
 
 
@@ -397,7 +451,8 @@ class TestPix2VideoContract(EditorContract):
         ({"ratio": 0.0}, "ratio 0 is out of range"),
         ({"ratio": 1.5}, "ratio 1.5 is out of range"),
         ({"pulled": 1.5}, "pulled share 1.5 of the steps is out of range"),
-        ({"pull": -1.0}, "pull -1 .* at least 0"),
+        ({"pull": -1.0}, "pull -1 is out of range; choose 0, for none, to 1"),
+        ({"pull": 1.5}, "pull 1.5 is out of range"),
         ({"attention": "all"}, "attention 'all' is not known; choose one of none, anchor, both"),
         ({"control": "pose"}, "control 'pose' is not known"),
         ({"control_scale": -1.0}, "control scale -1 must be at least 0"),

@@ -187,6 +187,22 @@ def test_a_lora_has_its_say(fit: Fit, model: Path, tmp_path: Path) -> None:  # n
         canon.edit(fit, "restyle", model=str(model), lora=(str(tmp_path / "broken.safetensors"),), **FAST)
 
 
+def test_a_lora_that_cannot_be_fetched_is_told(
+    fit: Fit,  # noqa: F811
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import diffusers.loaders.lora_base as lora_base
+    from huggingface_hub import HfApi
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(lora_base, "HF_HUB_OFFLINE", False)
+    nobody_listens = HfApi("http://127.0.0.1:9")
+    monkeypatch.setattr(lora_base, "model_info", nobody_listens.model_info)
+    with pytest.raises(InputError, match=r"'somebody/gold' cannot be fetched .* give its \.safetensors file"):
+        canon.edit(fit, "restyle", model=str(model), lora=("somebody/gold",), **FAST)
+
+
 def test_memory_that_does_not_suffice_is_told(fit: Fit, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     from canon.editors.diffusion.latents import LatentModel
 
