@@ -21,8 +21,10 @@ from canon.sources import read_rgb
 from canon.spatial import Seen, SpatialFit, Traced, recomposed
 from canon.storage import to_float
 
-_HELD_POINTS = 2048
-"""Places of the surface whose colours are held in a step."""
+_HELD_POINTS = 8192
+"""Places whose colours are held in a step."""
+_ABOUT = 0.01
+"""How far from the surface (standard deviation) they lie, as a share of the body's longest side."""
 _REACH = 1.5
 """Pixels around those that show the person within which a place of the surface counts as shown."""
 _CUT = 48
@@ -144,24 +146,27 @@ class Reconstruction:
 
 
 class Held:
-    """Colours of the surface as they were, where the reference does not show it."""
+    """Colours on and about the surface as they were, where the reference does not show it."""
 
     def __init__(self, fit: SpatialFit, reference: Reference | None, seed: int) -> None:
         places = fit.surface()
+        self.depth = _ABOUT * float(np.ptp(places, axis=0).max())
         if reference is not None:
             places = places[~_shown(fit, reference.t, places)]
-        self.seed = seed
+        self.fit, self.seed = fit, seed
         self.places = torch.from_numpy(places)
-        with torch.no_grad():
-            self.colours = torch.cat([fit.colour_at(part) for part in self.places.split(1 << 15)])
 
     def __call__(self, fit: SpatialFit, step: int) -> Tensor:
         """Mean square of the difference at some of the places."""
         if not len(self.places):
-            return self.colours.new_zeros(())
+            return torch.zeros(())
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        chosen = torch.randint(len(self.places), (_HELD_POINTS,), generator=generator)
-        return (fit.colour_at(self.places[chosen]) - self.colours[chosen.to(self.colours.device)]).square().mean()
+        chosen = self.places[torch.randint(len(self.places), (_HELD_POINTS,), generator=generator)]
+        # A field's surface is no sheet: what lies a little deeper, or further out, is seen, too.
+        places = chosen + self.depth * torch.randn(chosen.shape, generator=generator)
+        with torch.no_grad():
+            before = self.fit.colour_at(places)
+        return (fit.colour_at(places) - before).square().mean()
 
 
 def _shown(fit: SpatialFit, t: int, places: np.ndarray) -> np.ndarray:
