@@ -37,6 +37,10 @@ class InstructConfig(DiffusionConfig):
             raise InputError("Updates must be at least 0, the steps between them at least 1, and the rate above 0.")
         if not 0 < self.update_noise[0] <= self.update_noise[1] <= 1:
             raise InputError(f"The noise {self.update_noise} of updates is no range; choose 0 < from <= to <= 1.")
+        names = ("update_every", "update_noise", "rate")
+        given = [name for name in names if getattr(self, name) != getattr(InstructConfig, name)]
+        if given and not self.updates:
+            raise InputError(f"--{given[0].replace('_', '-')} goes with --updates; give both, or leave it out.")
         if self.updates and (self.mask or self.segment is not None):
             raise InputError("--mask and --segment are of canvases, and --updates change a field; leave one out.")
         if self.image_guidance < 0:

@@ -131,7 +131,8 @@ def _changed(points: Points, config: SwapConfig) -> Points:
 
     def number(name: str) -> int:
         if name not in points.names:
-            raise InputError(f"There is no point '{name}'; there are {', '.join(points.names) or 'none'}.")
+            known = f"the points are called {', '.join(points.names)}" if points.names else "none was given"
+            raise InputError(f"There is no point '{name}'; {known}.")
         return points.names.index(name)
 
     followed, to = points.followed.copy(), points.to.copy()

@@ -20,7 +20,6 @@ from canon.editors.shape.solving import Shape, shape_of, solve
 from canon.edits import Edit, Provenance, Step, Warp
 from canon.errors import InputError
 from canon.fits import Fit
-from canon.storage import explain_os_error
 from canon.warping import Follower, check_movable
 
 log = logging.getLogger("canon")
@@ -171,7 +170,7 @@ def read_points(path: Path) -> tuple[int | None, list[tuple[str, np.ndarray, np.
                     raise KeyError("at")
                 found.append((str(entry.get("name", number)), place, target))
     except OSError as error:
-        raise explain_os_error(error, path) from error
+        raise InputError(f"Cannot read '{path}' ({error.strerror}); check the name.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f'\'{path}\' is no file of points; it is to hold {{"points": [{{"at": [x, y], "to": [x, y]}}, ...]}}.'

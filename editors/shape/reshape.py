@@ -50,6 +50,8 @@ class ReshapeConfig:
             raise InputError("Pairs are given as X Y TO_X TO_Y.")
         if not self.image and not self.prompt.strip():
             raise InputError("An edited frame is needed: give --image, or a --prompt by which a model edits it.")
+        if self.image and self.prompt.strip() and not self.refine:
+            raise InputError("With an --image, a --prompt is for --refine: give its steps, or leave the prompt out.")
         if self.refine and not self.prompt.strip():
             raise InputError("Refinement needs a --prompt: say what the layer is to look like.")
         if self.around < 0 or self.refine < 0:

@@ -23,7 +23,7 @@ class DynVideoConfig(GuidedConfig):
     reference: str = ""
     """Picture of how frame --frame is to look, of the frame's size; none = the prompt alone says it."""
     frame: int = 0
-    """Frame that the reference is of."""
+    """Frame that the reference is of; its pose is the one that --poses counts first."""
     reference_mask: str = ""
     """Image of the frame's size, white where the person is in the reference; none = where they are in the frame."""
     parts: tuple[str, ...] = ()
@@ -66,7 +66,6 @@ class DynVideoConfig(GuidedConfig):
 
     def __post_init__(self) -> None:
         self.parts, self.part_prompts = tuple(self.parts), tuple(self.part_prompts)
-        self.poses = (self.poses[0], self.poses[1], self.poses[2])
         super().__post_init__()
         if not self.prompt.strip() and not self.reference:
             raise InputError("Say with --prompt what the person is to look like, or give a --reference.")
@@ -78,6 +77,10 @@ class DynVideoConfig(GuidedConfig):
             raise InputError("A --reference-mask goes with a --reference; give both, or leave it out.")
         if self.view_model and not self.reference:
             raise InputError("A --view-model turns a --reference round; give one, or leave it out.")
+        if len(self.poses) != 3 or min(self.poses) < 0 or not sum(self.poses) > 0:
+            raise InputError(f"Poses need three shares of at least 0, one of them above; they are {list(self.poses)}.")
+        if not 0 <= self.close_ups <= 1:
+            raise InputError(f"The share {self.close_ups:g} of close-ups is out of range; choose 0 to 1.")
         weights = (self.reconstruct, self.weight, self.view_weight, self.shape, self.held)
         if min(weights) < 0 or self.personalise < 0 or self.pool < 1:
             raise InputError("Weights and steps must be at least 0, and the pool at least 1.")

@@ -65,12 +65,6 @@ class Shares:
     poses: tuple[float, float, float] = (0.4, 0.4, 0.2)
     close_ups: float = 0.3
 
-    def __post_init__(self) -> None:
-        if len(self.poses) != 3 or min(self.poses) < 0 or not sum(self.poses) > 0:
-            raise InputError(f"Poses need three shares of at least 0, one of them above; they are {list(self.poses)}.")
-        if not 0 <= self.close_ups <= 1:
-            raise InputError(f"The share {self.close_ups:g} of close-ups is out of range; choose 0 to 1.")
-
 
 class Shots:
     """Draws views of a person, by seed and number alone."""

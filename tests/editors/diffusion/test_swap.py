@@ -532,7 +532,7 @@ class TestEdit:
         ({"points": ("1,1",)}, r"\(1, 1\) does not lie on 'foreground'"),
         ({"points": ("nowhere.json",)}, "nowhere.json"),
         ({"points": ("nowhere.npz",)}, "no file of points"),
-        ({"points": "inside", "drop": ("7",)}, "no point '7'; there are 0, 1"),
+        ({"points": "inside", "drop": ("7",)}, "no point '7'; the points are called 0, 1"),
         ({"points": "inside", "drop": ("1",), "drag": ("1=9,9",)}, "both dropped and dragged"),
         ({"points": "inside", "drag": ("1=nine,9",)}, "no point"),
         ({"points": "inside", "frame": 99}, "Frame 99"),

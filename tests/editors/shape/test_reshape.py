@@ -194,6 +194,7 @@ def test_a_model_may_edit_the_frame(true: Fit) -> None:
     [
         ({}, "give --image, or a --prompt"),
         ({"image": "x.png", "refine": 5}, "Refinement needs a --prompt"),
+        ({"image": "x.png", "prompt": "blue"}, "give its steps"),
         ({"prompt": "blue", "around": -1}, "at least 0"),
         ({"prompt": "blue", "model": "no/where"}, "no/where"),
     ],

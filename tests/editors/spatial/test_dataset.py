@@ -98,6 +98,7 @@ def test_the_loss_has_the_gradient_of_what_is_shown(fit: NerfFit) -> None:
         ({"updates": 1, "update_noise": (0.9, 0.2)}, "is no range"),
         ({"updates": 1, "mask": "x.png"}, "--mask and --segment are of canvases"),
         ({"updates": 1, "layer": "sky"}, "'sky'"),
+        ({"update_every": 3}, "--update-every goes with --updates"),
         ({"updates": 1, "rate": 0.0}, "the rate above 0"),
     ],
 )
