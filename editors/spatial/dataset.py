@@ -61,9 +61,9 @@ class Dataset:
         box = self._box(t)
         if self.layer != PERSON:
             box = _part(box, rng)
-        wanted = on(self.edited[t][box], self._shown(fit, t, box))
-        weight = on(self.fit.weights(t, box)[self.weight], wanted)[..., None]
-        missed = weight * (self._shown(fit, t, box) - wanted).square()
+        shown = self._shown(fit, t, box)
+        weight = on(self.fit.weights(t, box)[self.weight], shown)[..., None]
+        missed = weight * (shown - on(self.edited[t][box], shown)).square()
         return missed.sum() / (3 * weight.sum()).clamp_min(1)
 
     def _update(self, fit: SpatialFit, step: int) -> None:
