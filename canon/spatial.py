@@ -128,14 +128,6 @@ class SpatialFit(Fit):
         """
 
     @abstractmethod
-    def skinned(self, joints: Sequence[str]) -> np.ndarray:
-        """How much each place of :meth:`surface` moves with some joints, float32 [V] in 0..1.
-
-        Raises:
-            InputError: the body has no such joint.
-        """
-
-    @abstractmethod
     def colour_at(self, rest: Tensor) -> Tensor:
         """Colour [N, 3] in 0..1 of the person at places [N, 3] of their canonical space, differentiable."""
 

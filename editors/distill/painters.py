@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -73,13 +74,13 @@ class CanvasPainter(Painter[D]):
         made[..., 3] *= region.area
         return made
 
+    @abstractmethod
     def _read(self) -> list[str]:
         """Models and files that the paint depends on, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _made(self, source: Tensor, area: np.ndarray, frames: list[FrameView], place: tuple[Path, str] | None) -> Paint:
         """Paint for a canvas [1, 3, h, w] whose ``area`` is wanted; ``place`` is the folder and key of its state."""
-        raise NotImplementedError
 
     def _folder(self, fit: Fit, layer: str, region: Region) -> tuple[Path, str] | None:
         own = self.config

@@ -19,7 +19,7 @@ from canon.editors.diffusion.instruct import Instruct, InstructConfig
 from canon.editors.diffusion.models import fingerprint
 from canon.editors.diffusion.painters import InstructPainter
 from canon.editors.distill.optimising import optimised
-from canon.editors.spatial.field import PERSON, EditedField, cut, on
+from canon.editors.spatial.field import PERSON, EditedField, cut, on, part_of
 from canon.edits import Edit, Field, Provenance, Step
 from canon.fits import Fit, nonzero_box
 from canon.spatial import SpatialFit, Traced, recomposed, spatial
@@ -60,7 +60,7 @@ class Dataset:
         t = sorted(self.edited)[int(rng.integers(len(self.edited)))]
         box = self._box(t)
         if self.layer != PERSON:
-            box = _part(box, rng)
+            box = part_of(box, _CUT, rng)
         shown = self._shown(fit, t, box)
         weight = on(self.fit.weights(t, box)[self.weight], shown)[..., None]
         missed = weight * (shown - on(self.edited[t][box], shown)).square()
@@ -105,16 +105,6 @@ class Dataset:
         box = nonzero_box((self.fit.weights(t)[self.weight] > 0.1).astype(np.uint8))
         assert box is not None
         return grown(box, round(_AROUND * (box[0].stop - box[0].start)), self.fit.size)
-
-
-def _part(box: Box, rng: np.random.Generator) -> Box:
-    """A square of a box, anywhere."""
-    found = []
-    for side in box:
-        length = min(_CUT, side.stop - side.start)
-        first = int(rng.integers(side.start, side.stop - length + 1))
-        found.append(slice(first, first + length))
-    return found[0], found[1]
 
 
 def updated(fit: Fit, config: InstructConfig) -> Edit:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from canon.boxes import Box
 from canon.cameras import Camera
 from canon.editors.distill.pictures import BETAS
 from canon.edits import Field
@@ -74,6 +75,16 @@ def cut(camera: Camera, rows: slice, columns: slice) -> Camera:
     matrix[0, 2] -= columns.start
     matrix[1, 2] -= rows.start
     return replace(camera, size=(rows.stop - rows.start, columns.stop - columns.start), intrinsics=matrix)
+
+
+def part_of(box: Box, side: int, rng: np.random.Generator) -> Box:
+    """A square of a box, so many pixels along a side at most, anywhere in it."""
+    found = []
+    for whole in box:
+        length = min(side, whole.stop - whole.start)
+        first = int(rng.integers(whole.start, whole.stop - length + 1))
+        found.append(slice(first, first + length))
+    return found[0], found[1]
 
 
 def on(values: np.ndarray, like: Tensor) -> Tensor:

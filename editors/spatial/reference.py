@@ -14,7 +14,7 @@ from torch import Tensor
 from canon.boxes import Box, grown
 from canon.editors.diffusion.canvases import resized
 from canon.editors.spatial.dynvideo import DynVideoConfig
-from canon.editors.spatial.field import PERSON, cut, on
+from canon.editors.spatial.field import PERSON, cut, on, part_of
 from canon.errors import InputError
 from canon.fits import nonzero_box
 from canon.sources import read_rgb
@@ -109,7 +109,7 @@ class Reconstruction:
                 self._traced = fit.traced(t, fit.cameras[t])
             whole = self._traced
             return self._missed(whole.rgb()[box], whole.human[box], box)
-        box = self._part(box, step)
+        box = part_of(box, _CUT, np.random.default_rng([self.seed, step, 1]))
         seen = fit.seen(t, cut(fit.cameras[t], *box), layers=[PERSON])
         lost = (seen.human - on(own.mask[box], seen.human)).square().mean()
         return self._missed(seen.rgb, seen.human, box) + lost + _DEPTH * self._apart(seen, box)
@@ -134,15 +134,6 @@ class Reconstruction:
         now, then = (seen.depth / seen.human.clamp_min(1e-3))[both], self.depth[box][both]
         now, then = now - now.mean(), then - then.mean()
         return 1 - (now * then).mean() / (now.square().mean() * then.square().mean()).clamp_min(1e-12).sqrt()
-
-    def _part(self, box: Box, step: int) -> Box:
-        rng = np.random.default_rng([self.seed, step, 1])
-        found = []
-        for side in box:
-            length = min(_CUT, side.stop - side.start)
-            first = int(rng.integers(side.start, side.stop - length + 1))
-            found.append(slice(first, first + length))
-        return found[0], found[1]
 
 
 class Held:
@@ -179,18 +170,13 @@ def _shown(fit: SpatialFit, t: int, places: np.ndarray) -> np.ndarray:
     return np.asarray(tree.query(places)[0] < _REACH * apart)
 
 
-def person_alone(reference: Reference, size: tuple[int, int], share: float = 1.0) -> np.ndarray:
-    """The person of the reference before white, float32 [h, w, 3], in a square about them, or about their top part.
+def square(reference: Reference, size: tuple[int, int], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The person of the reference before white, float32 [h, w, 3], in a square about them, or about their top part; and
+    their silhouette [h, w] in it.
 
     Args:
         share: of the height of their box.
     """
-    picture, _ = square(reference, size, share)
-    return picture
-
-
-def square(reference: Reference, size: tuple[int, int], share: float) -> tuple[np.ndarray, np.ndarray]:
-    """See :func:`person_alone`; and the silhouette [h, w] in it."""
     rows, columns = reference.box
     side = max(round((rows.stop - rows.start) * share), columns.stop - columns.start if share == 1 else 1, 8)
     top = rows.start if share < 1 else (rows.start + rows.stop - side) // 2

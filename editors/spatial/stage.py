@@ -27,7 +27,7 @@ from canon.editors.distill.optimising import Checkpoints, optimised
 from canon.editors.spatial.dynvideo import DynVideo, DynVideoConfig
 from canon.editors.spatial.field import PERSON, EditedField
 from canon.editors.spatial.parts import joints_of
-from canon.editors.spatial.reference import Held, Reconstruction, Reference, person_alone, read_reference, square
+from canon.editors.spatial.reference import Held, Reconstruction, Reference, read_reference, square
 from canon.editors.spatial.shots import Shares, Shot, Shots
 from canon.edits import Edit, Field, Provenance, Step
 from canon.errors import InputError
@@ -145,7 +145,7 @@ class Turned:
         self.config = config
         self.model = load_view_model(config.view_model, config)
         self.guidance = Guidance(self.model, replace(config.settings(), method="sds"))  # it knows no other source
-        self.picture = to_tensor(person_alone(reference, (self.model.native, self.model.native)))
+        self.picture = to_tensor(square(reference, (self.model.native, self.model.native), 1.0)[0])
         self.azimuth, self.elevation = shots.seen_from(reference.t)
 
     def __call__(self, view: Tensor, shot: Shot, step: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,11 @@ from canon.representations.dynamic_nerf.deformation import Deformation
 from canon.representations.dynamic_nerf.fields import HumanField
 from canon.representations.dynamic_nerf.observations import chunks
 from canon.representations.dynamic_nerf.world import World
-from canon.spatial import SpatialFit, recomposed
+from canon.spatial import recomposed
 from canon.storage import to_float, to_uint8
+
+if TYPE_CHECKING:
+    from canon.representations.dynamic_nerf.fit import NerfFit
 
 _BESIDE, _INSIDE = 0.4, 0.6
 """Skinning weights of chosen joints below which nothing is another, and above which all is."""
@@ -99,7 +102,7 @@ def edited_world(world: World, fields: Mapping[str, Sequence[Field]]) -> World:
     human, background = world.human, world.background
     for own in fields.get("human", ()):
         assert world.human is not None and world.deformation is not None and human is not None
-        joints = [joint_number(world.deformation, name) for name in own.joints]
+        joints = [_joint_number(world.deformation, name) for name in own.joints]
         other = _with(world.human, own, "human")
         human = PartField(human, other, world.deformation, joints) if joints else other  # type: ignore[assignment]
     for own in fields.get("background", ()):
@@ -110,7 +113,7 @@ def edited_world(world: World, fields: Mapping[str, Sequence[Field]]) -> World:
     return World(world.sizes, background, human, world.deformation).eval()
 
 
-def joint_number(deformation: Deformation, name: str) -> int:
+def _joint_number(deformation: Deformation, name: str) -> int:
     """Of a joint of the body.
 
     Raises:
@@ -148,13 +151,11 @@ def changes_shape(fields: Mapping[str, Sequence[Field]], world: World) -> bool:
 class EditedFrames:
     """Frames of a fit whose fields have changed, made when they are asked for."""
 
-    def __init__(
-        self, fit: SpatialFit, before: World, after: World, device: torch.device, reshaped: bool = True
-    ) -> None:
+    def __init__(self, fit: NerfFit, before: World, after: World, device: torch.device, reshaped: bool = True) -> None:
         """Compare two worlds that share poses and cameras.
 
         Args:
-            fit: a :class:`canon.representations.dynamic_nerf.fit.NerfFit` of the first.
+            fit: of the first.
             reshaped: whether the person may have another shape, and not other colours alone.
         """
         self.fit, self.before, self.after, self.device, self.reshaped = fit, before, after, device, reshaped
@@ -168,7 +169,7 @@ class EditedFrames:
         fit = self.fit
         out = np.array(fit.clip.frames[t])
         flat = out.reshape(-1, 3)
-        camera, pose = fit.cameras[t], fit.pose(t)  # type: ignore[attr-defined]
+        camera, pose = fit.cameras[t], fit.pose(t)
         if self.everywhere:
             for pixels, rays in chunks(frame_rays(camera, self.device)):
                 where = None if pose is None else posed(self.before, pose, len(rays.origins))
@@ -191,10 +192,10 @@ class EditedFrames:
 
     def _opacity(self, t: int) -> np.ndarray:
         """The person's opacity in frame ``t`` of the world as it is, uint8 [H, W]."""
-        pose = self.fit.pose(t)  # type: ignore[attr-defined]
+        pose = self.fit.pose(t)
         if pose is None:
             return np.zeros(self.fit.size, np.uint8)
-        camera, depth = self.fit.cameras[t], self.fit.depth[t]  # type: ignore[attr-defined]
+        camera, depth = self.fit.cameras[t], self.fit.depth[t]
         return solid(opacity(self.after, camera, pose, np.asarray(depth), self.device))
 
 

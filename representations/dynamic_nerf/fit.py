@@ -27,7 +27,6 @@ from canon.representations.dynamic_nerf.editing import (
     changes_shape,
     editable,
     edited_world,
-    joint_number,
 )
 from canon.representations.dynamic_nerf.exporting import save_mesh, turntables
 from canon.representations.dynamic_nerf.world import Seen
@@ -188,16 +187,6 @@ class NerfFit(SpatialFit):
         """See :meth:`canon.spatial.SpatialFit.posed`."""
         own = self.pose(t)
         return None if own is None else (own.rotations.cpu().numpy(), own.root.cpu().numpy())
-
-    def skinned(self, joints: Sequence[str]) -> np.ndarray:
-        """See :meth:`canon.spatial.SpatialFit.skinned`."""
-        deformation = self.model.world.deformation
-        rest = torch.from_numpy(self.surface()).to(self.model.device)
-        assert deformation is not None
-        numbers = [joint_number(deformation, name) for name in joints]
-        with torch.no_grad():
-            weights = torch.cat([deformation.weights(part) for part in rest.split(1 << 15)])
-        return np.asarray(weights[:, numbers].sum(dim=1).cpu().numpy())
 
     def view(
         self,

@@ -118,6 +118,20 @@ class EditorContract:
             canon.edit(fit, self.name, layr="foreground")
 
 
+class BaselineContract(EditorContract):
+    """That of an editor which also makes every frame by itself."""
+
+    def test_frame_by_frame_baseline(self, fit: Fit, tmp_path: Path) -> None:
+        kind = registry.editor(self.name)
+        config = registry.make_config(kind.Config, {**self.options(fit, tmp_path), "layer": "foreground"})
+        frames = kind().framewise(fit, config)
+        first = frames[0]
+        assert len(frames) == len(fit) and first.dtype == np.uint8 and np.array_equal(first, frames[0])
+        outside = fit.weights(0)[fit.layers.index("foreground")] == 0
+        assert np.array_equal(first[outside], fit.clip.frames[0][outside])
+        assert (first != fit.clip.frames[0]).any()
+
+
 def equal_fits(a: Fit, b: Fit) -> bool:
     """Whether two fits hold the same numbers, to the bit."""
     pairs = zip(a.baked, b.baked, strict=True)

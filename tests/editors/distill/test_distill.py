@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from contracts import EditorContract, fit  # noqa: F401
+from contracts import BaselineContract, fit  # noqa: F401
 from truth import small_scene, split_in_two, true_fit
 
 import canon
@@ -39,7 +39,6 @@ from canon.edits import Edit, Over, Step, resize_to
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.perceptual import ClipEncoder
-from canon.registry import editor, make_config
 
 CHEAP: dict[str, Any] = {
     "prompt": "gold",
@@ -59,7 +58,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(getattr(tiny_models, name)(folder / name)) for name in names}
 
 
-class DistillContract(EditorContract):
+class DistillContract(BaselineContract):
     own: dict[str, Any] = {}  # noqa: RUF012
 
     @pytest.fixture(autouse=True)
@@ -68,16 +67,6 @@ class DistillContract(EditorContract):
 
     def options(self, fit: Fit, folder: Path) -> dict[str, Any]:  # noqa: F811
         return {**CHEAP, "model": self.models["stable_diffusion"], **self.own}
-
-    def test_frame_by_frame_baseline(self, fit: Fit, tmp_path: Path) -> None:  # noqa: F811
-        kind = editor(self.name)
-        config = make_config(kind.Config, {**self.options(fit, tmp_path), "layer": "foreground"})
-        frames = kind().framewise(fit, config)
-        first = frames[0]
-        assert len(frames) == len(fit) and first.dtype == np.uint8 and np.array_equal(first, frames[0])
-        outside = fit.weights(0)[fit.layers.index("foreground")] == 0
-        assert np.array_equal(first[outside], fit.clip.frames[0][outside])
-        assert (first != fit.clip.frames[0]).any()
 
 
 class TestDistillContract(DistillContract):

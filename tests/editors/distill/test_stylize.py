@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from contracts import EditorContract, fit  # noqa: F401
+from contracts import BaselineContract, fit  # noqa: F401
 from safetensors.torch import save_file
 from truth import small_scene, true_fit
 
@@ -24,7 +24,7 @@ from canon.editors.distill.stylize import StylizeConfig
 from canon.edits import Over
 from canon.errors import InputError
 from canon.fits import Fit
-from canon.registry import editor, make_config
+from canon.registry import make_config
 from canon.storage import to_float, write_image
 
 CHEAP: dict[str, Any] = {"steps": 4, "view": 32, "size": 64, "frames": 2, "views": 1}
@@ -61,22 +61,12 @@ def picture(tmp_path: Path) -> str:
     return str(tmp_path / "strokes.png")
 
 
-class TestStylizeContract(EditorContract):
+class TestStylizeContract(BaselineContract):
     name = "stylize"
 
     def options(self, fit: Fit, folder: Path) -> dict[str, Any]:  # noqa: F811
         write_image(folder / "strokes.png", strokes())
         return {**CHEAP, "image": str(folder / "strokes.png"), "vgg": str(vgg_file(folder))}
-
-    def test_frame_by_frame_baseline(self, fit: Fit, tmp_path: Path) -> None:  # noqa: F811
-        kind = editor(self.name)
-        config = make_config(kind.Config, {**self.options(fit, tmp_path), "layer": "foreground"})
-        frames = kind().framewise(fit, config)
-        first = frames[0]
-        assert len(frames) == len(fit) and first.dtype == np.uint8 and np.array_equal(first, frames[0])
-        outside = fit.weights(0)[fit.layers.index("foreground")] == 0
-        assert np.array_equal(first[outside], fit.clip.frames[0][outside])
-        assert (first != fit.clip.frames[0]).any()
 
 
 # --- the loss ---
