@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from canon.edits import Edit
     from canon.errors import InputError
     from canon.evaluation import evaluate
+    from canon.experiments.running import run
     from canon.fit_folder import load
     from canon.fits import Fit
     from canon.fitting import fit
@@ -35,6 +36,7 @@ _PLACES = {
     "load": "canon.fit_folder",
     "load_edit": "canon.edit_folder",
     "render": "canon.rendering",
+    "run": "canon.experiments.running",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "load",
     "load_edit",
     "render",
+    "run",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,19 @@ class Crossing:
     positions: np.ndarray
     known: np.ndarray
     gain: np.ndarray
+
+    @cached_property
+    def soft(self) -> np.ndarray:
+        """:attr:`known` with its border antialiased, float32 [h, w, 1]."""
+        return (cv2.GaussianBlur(self.known.astype(np.float32), (0, 0), 0.7) * self.known)[..., None]
+
+    def bring(self, image: np.ndarray, colours: bool = False, part: Box | None = None) -> np.ndarray:
+        """What an image of the whole canvas shows of the target, or of a part of it, [h, w, C]; see :func:`carry`."""
+        part = part or (slice(None), slice(None))
+        found = remap(image, self.positions[part]) * self.soft[part]
+        if colours:
+            found[..., :-1] *= self.gain[part]
+        return np.asarray(found)
 
 
 Ways = dict[tuple[int, int, int], Crossing]
@@ -86,9 +100,7 @@ def carry(
     path, reached = crossings(fit, layer, segment, times, ways), []
     out = image.copy() if path else image
     for way in path:
-        found = _cut(remap(out, way.positions), way.known)
-        if colours:
-            found[..., :-1] *= way.gain
+        found = way.bring(out, colours)
         out[way.target] = found
         if found.any():
             reached.append(way.number)
@@ -162,12 +174,6 @@ def straight(premultiplied: np.ndarray) -> np.ndarray:
     """Colours and alpha [h, w, 4], the colours no longer multiplied with it."""
     alpha = premultiplied[..., 3:]
     return np.dstack([premultiplied[..., :3] / np.maximum(alpha, 1e-6), alpha])
-
-
-def _cut(image: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The image where it is known, its new border antialiased."""
-    soft = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 0.7) * known
-    return np.asarray(image * soft[..., None])
 
 
 def _crossing(fit: Fit, layer: str, a: int, b: int, times: int) -> Crossing:

@@ -30,8 +30,10 @@ from canon.sampling import fill_from_nearest, halve, mip_levels, sample_mip
 
 log = logging.getLogger("canon")
 
-_CELL = 8  # texels along a cell of the map of what is touched
-_MARGIN = 64  # untouched texels kept around the touched ones, a power of two so that the levels of a crop stay aligned
+CELL = 8
+"""Texels along a cell of the map of what is touched."""
+MARGIN = 64
+"""Untouched texels kept around the touched ones, a power of two so that the levels of a crop stay aligned."""
 
 
 @dataclass(eq=False)
@@ -45,6 +47,7 @@ class LayerEdit:
         size: the same of the whole edited canvas, which may have another resolution.
         offset: (x, y) of the crop in it.
         hides: whether m is above 0 anywhere.
+        cells: uint8, 1 for every cell of 8 x 8 texels of the crop that is touched anywhere; found if it is not given.
     """
 
     removed: bool = False
@@ -54,16 +57,13 @@ class LayerEdit:
     size: Size = (0, 0)
     offset: tuple[int, int] = (0, 0)
     hides: bool = False
+    cells: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.levels:
             while max(self.levels[-1].shape[:2]) > 1:
                 self.levels.append(halve(self.levels[-1]))
-            touched = (self.levels[0] != 0).any(axis=-1)
-            rows, columns = -(-touched.shape[0] // _CELL), -(-touched.shape[1] // _CELL)
-            padded = np.zeros((rows * _CELL, columns * _CELL), np.uint8)
-            padded[: touched.shape[0], : touched.shape[1]] = touched
-            cells = padded.reshape(rows, _CELL, columns, _CELL).max(axis=(1, 3))
+            cells = touched_cells(self.levels[0]) if self.cells is None else self.cells
             self._touched = cv2.integral(cells)
 
     def lod(self, view: View) -> float:
@@ -92,8 +92,8 @@ class LayerEdit:
             return slice(0, size[0]), slice(0, size[1])
         # Between its nodes the grid stays within the box of the four; filtering looks so many texels beyond.
         slack = 1.5 * 2.0 ** math.ceil(self.lod(view)) + 1
-        low = np.clip(np.minimum.reduce(corners) - slack, 0, last).astype(int) // _CELL
-        high = np.clip(np.maximum.reduce(corners) + slack, 0, last).astype(int) // _CELL + 1
+        low = np.clip(np.minimum.reduce(corners) - slack, 0, last).astype(int) // CELL
+        high = np.clip(np.maximum.reduce(corners) + slack, 0, last).astype(int) // CELL + 1
         s = self._touched
         count = s[high[..., 1], high[..., 0]] - s[low[..., 1], high[..., 0]]
         count += s[low[..., 1], low[..., 0]] - s[high[..., 1], low[..., 0]]
@@ -118,6 +118,15 @@ class LayerEdit:
             for side, offset in zip(part, self.offset[::-1], strict=True)
         )
         return rows, columns
+
+
+def touched_cells(total: np.ndarray) -> np.ndarray:
+    """1 for every cell of 8 x 8 texels of e and m [h, w, 4] that is not all 0, uint8 [h / 8, w / 8], rounded up."""
+    touched = (total != 0).any(axis=-1)
+    rows, columns = -(-touched.shape[0] // CELL), -(-touched.shape[1] // CELL)
+    padded = np.zeros((rows * CELL, columns * CELL), np.uint8)
+    padded[: touched.shape[0], : touched.shape[1]] = touched
+    return np.asarray(padded.reshape(rows, CELL, columns, CELL).max(axis=(1, 3)))
 
 
 def compose(fit: Fit, edits: Sequence[Edit]) -> dict[str, LayerEdit]:
@@ -183,7 +192,7 @@ def _compose_layer(layer: FitLayer, operations: Sequence[Operation]) -> LayerEdi
     box = nonzero_box((total != 0).any(axis=-1).astype(np.uint8))
     if box is None:
         return None
-    rows, columns = (_widened(part, length) for part, length in zip(box, size, strict=True))
+    rows, columns = widened(box, size)
     levels = [np.ascontiguousarray(total[rows, columns])]
     hides = bool((levels[0][..., 3] > 0).any())
     return LayerEdit(
@@ -191,9 +200,16 @@ def _compose_layer(layer: FitLayer, operations: Sequence[Operation]) -> LayerEdi
     )
 
 
-def _widened(part: slice, length: int) -> slice:
-    start = max(part.start - _MARGIN, 0) // _MARGIN * _MARGIN
-    return slice(start, min(-(-(part.stop + _MARGIN) // _MARGIN) * _MARGIN, length))
+def widened(box: Box, size: Size) -> Box:
+    """The part of an edited canvas of ``size`` that is kept when only ``box`` of it is touched."""
+    rows, columns = (
+        slice(
+            max(part.start - MARGIN, 0) // MARGIN * MARGIN,
+            min(-(-(part.stop + MARGIN) // MARGIN) * MARGIN, length),
+        )
+        for part, length in zip(box, size, strict=True)
+    )
+    return rows, columns
 
 
 def _working_size(layer: FitLayer, operations: Sequence[Operation]) -> tuple[int, int]:

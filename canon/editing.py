@@ -7,6 +7,7 @@ from typing import Any
 
 from canon.edits import Edit
 from canon.fits import Fit
+from canon.progress import parts
 from canon.registry import editor, make_config
 
 
@@ -26,6 +27,6 @@ def edit(fit: Fit, name: str, *, layers: Mapping[str, Mapping[str, Any]] | None 
     if layers is None:
         return tool(fit, make_config(kind.Config, options))
     steps = []
-    for layer, own in layers.items():
+    for layer, own in parts(layers.items()):
         steps += tool(fit, make_config(kind.Config, {**options, **own, "layer": layer})).steps
     return Edit(steps, fit.id)

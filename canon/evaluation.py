@@ -74,17 +74,25 @@ def evaluate(
         InputError: an edit does not belong to the fit, an unknown colour, a CLIP model that was asked for and cannot be
             loaded, options of an edit without one, or no way to make the edit frame by frame.
     """
-    notes: list[str] = []
     if edit is None and (colour is not None or clip_model is not None or source_prompt is not None or framewise):
         raise InputError(
             "A colour, a CLIP model, a source prompt and a frame-by-frame baseline are for measuring an edit."
         )
-    measured: dict[str, float | str] = {}
     # First, since it refuses what cannot be used.
+    measured: dict[str, float | str] = {}
     if edit is not None:
-        video = render(fit, edit)
-        judge = _judge(video, colour, clip_model, source_prompt, notes)
-        measured = judge.compared(framewise_clip(fit, video.edits) if framewise else None, notes)
+        measured = evaluate_edit(
+            fit, edit, colour=colour, clip_model=clip_model, source_prompt=source_prompt, framewise=framewise
+        )
+    figures = evaluate_fit(fit)
+    notes = [str(found.pop("notes")) for found in (measured, figures) if "notes" in found]
+    found = {**figures, **measured}
+    return {**found, "notes": " ".join(notes)} if notes else found
+
+
+def evaluate_fit(fit: Fit) -> dict[str, float | str]:
+    """The figures of :func:`evaluate` that are of a fit alone."""
+    notes: list[str] = []
     figures = reconstruction(fit)
     cycle = cycle_error(fit)
     if np.isfinite(cycle):
@@ -92,7 +100,24 @@ def evaluate(
     figures["folded"] = folded(fit)
     figures |= mask_agreement(fit)
     figures |= lpips_distance(fit, notes)
-    found = {**figures, **measured, **_spent(fit.stats)}
+    found: dict[str, float | str] = {**figures, **_spent(fit.stats)}
+    return {**found, "notes": " ".join(notes)} if notes else found
+
+
+def evaluate_edit(
+    fit: Fit,
+    edit: Edit | Sequence[Edit],
+    *,
+    colour: str | None = None,
+    clip_model: str | None = None,
+    source_prompt: str | None = None,
+    framewise: bool = False,
+) -> dict[str, float | str]:
+    """The figures of :func:`evaluate` that are of an edit, whose fit is measured elsewhere; it refuses the same."""
+    notes: list[str] = []
+    video = render(fit, edit)
+    judge = _judge(video, colour, clip_model, source_prompt, notes)
+    found = judge.compared(framewise_clip(fit, video.edits) if framewise else None, notes)
     return {**found, "notes": " ".join(notes)} if notes else found
 
 

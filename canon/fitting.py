@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from canon.clip import Clip
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.runtime import peak_memory_mib, tune_allocator, usable_device
+from canon.trackers import Tracker, told
 
 
 def no_progress(stage: str, done: float, figures: Mapping[str, float]) -> None:
@@ -31,6 +32,7 @@ def fit(
     seed: int = 0,
     workspace: str | Path | None = None,
     progress: registry.Progress = no_progress,
+    callbacks: Sequence[Tracker] = (),
     **options: Any,
 ) -> Fit:
     """Fit a representation to a clip, once; every edit then uses it.
@@ -42,6 +44,7 @@ def fit(
         seed: of everything random; the same seed gives the same fit.
         workspace: folder where an interrupted run can be taken up again; None = a temporary one.
         progress: told the stage, the share that is done, and figures such as PSNR.
+        callbacks: logs, such as :func:`canon.trackers.tensorboard` opens: told the same, and of the fit in the end.
         options: further fields of the representation's config.
 
     Raises:
@@ -55,11 +58,16 @@ def fit(
         raise InputError(f"The seed {seed} is out of range; give a whole number from 0 to {2**32 - 1}.")
     tune_allocator()
     begin = time.perf_counter()
+    progress = told(progress, callbacks)
     if workspace is not None:
-        return _fit(kind(), clip, config, Path(workspace), chosen, seed, progress, begin)
-    with tempfile.TemporaryDirectory(prefix="canon-fit-") as folder:
-        # Arrays mapped from the folder stay readable after it is removed, as long as the fit lives.
-        return _fit(kind(), clip, config, Path(folder), chosen, seed, progress, begin)
+        found = _fit(kind(), clip, config, Path(workspace), chosen, seed, progress, begin)
+    else:
+        with tempfile.TemporaryDirectory(prefix="canon-fit-") as folder:
+            # Arrays mapped from the folder stay readable after it is removed, as long as the fit lives.
+            found = _fit(kind(), clip, config, Path(folder), chosen, seed, progress, begin)
+    for callback in callbacks:
+        callback.finished(found)
+    return found
 
 
 def check_views(representation: str, views: int) -> None:

@@ -196,26 +196,45 @@ class Project:
         return dataclasses.replace(clip, frames=own.frames)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait: bool = False) -> Iterator[None]:
         """Hold the project for one fitting; what a killed one left half-written is cleared away.
+
+        Args:
+            wait: until others let it go, instead of refusing.
 
         Raises:
             InputError: another process is fitting here.
         """
+        with self._locked("lock", fcntl.LOCK_EX, wait):
+            for folder in (self.folder, self.folder / FITS):
+                for left in folder.glob(".partial-*"):
+                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+            yield
+
+    @contextlib.contextmanager
+    def share(self, name: str) -> Iterator[None]:
+        """Hold one fit of the project, beside other processes that hold others of it so.
+
+        Raises:
+            InputError: another process holds the whole project (:meth:`lock`).
+        """
+        # Whoever makes this very fit, such as a worker that was given up, makes it for us as well.
+        with self._locked("lock", fcntl.LOCK_SH, False), self._locked(f"fit-{name}.lock", fcntl.LOCK_EX, True):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, how: int, wait: bool) -> Iterator[None]:
         work = self.folder / WORK
         try:
             work.mkdir(parents=True, exist_ok=True)
-            handle = (work / "lock").open("w")
+            handle = _child(work, name).open("w")
         except OSError as error:
             raise explain_os_error(error, work) from error
         with handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, how if wait else how | fcntl.LOCK_NB)
             except OSError as error:
                 raise InputError(f"Another canon is fitting in '{self.folder}'; wait for it to end.") from error
-            for folder in (self.folder, self.folder / FITS):
-                for left in folder.glob(".partial-*"):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield
 
     def workspace(self, name: str) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from canon import registry
+from canon import registry, trackers
 from canon.clip import Clip
 from canon.contact_sheet import mask_overview
 from canon.errors import InputError
@@ -53,6 +53,8 @@ class FitRequest:
     """Fields of the representation's config."""
     cameras: Cameras | None = None
     poses: str | Path | Motion | None = None
+    log: str | None = None
+    """Log the fitting in the project: one of :data:`canon.trackers.NAMES`."""
 
 
 def fit_into(
@@ -65,8 +67,10 @@ def fit_into(
 
     Raises:
         InputError: bad video, masks, cameras, poses or options; a folder that is not canon's, holds another clip, or
-            cannot be written.
+            cannot be written; a tracker whose package is not installed.
     """
+    if request.log is not None:
+        trackers.check(request.log)
     kind = registry.representation(request.representation)
     config = registry.make_config(kind.Config, request.options)  # refused before anything is written
     check_views(request.representation, 1 if isinstance(request.source, str | Path) else len(request.source))
@@ -90,6 +94,27 @@ def fit_into(
         raise
 
 
+def fit_beside(
+    project: Project, request: FitRequest, progress: registry.Progress = no_progress
+) -> tuple[str, Fit, bool]:
+    """Fit the clip that a project holds already, while others may make other fits of it.
+
+    Args:
+        request: what it says of the clip (source, masks, cameras, poses, size) is not looked at; it names the fit.
+
+    Returns:
+        see :func:`fit_into`.
+
+    Raises:
+        InputError: bad options, a fit of that name with other ones, or the project holds no clip.
+    """
+    config = registry.make_config(registry.representation(request.representation).Config, request.options)
+    if request.name is None:
+        raise InputError("A fit that is made beside others needs a name.")
+    with project.share(request.name):
+        return _fit(project, Clip.open(project.clip_folder), request, config, progress)
+
+
 def _load(request: FitRequest, cache: Path) -> Clip:
     world = request.cameras, request.poses
     return Clip.load(request.source, request.masks, *world, request.max_frames, request.size, cache)
@@ -107,15 +132,17 @@ def _fit(
             save_masks(there, folder)
         shutil.rmtree(workspace, ignore_errors=True)
         return name, there, False
-    made = fit(
-        clip,
-        request.representation,
-        device=request.device,
-        seed=request.seed,
-        workspace=workspace,
-        progress=progress,
-        **request.options,
-    )
+    with trackers.logged(request.log, project.folder, name) as callbacks:
+        made = fit(
+            clip,
+            request.representation,
+            device=request.device,
+            seed=request.seed,
+            workspace=workspace,
+            progress=progress,
+            callbacks=callbacks,
+            **request.options,
+        )
     made.stats["key"] = key
     made.save(folder)
     save_masks(made, folder)

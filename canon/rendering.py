@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from canon import progress
 from canon.boxes import Box, around, grown
 from canon.clip import Clip
 from canon.compose import compose
@@ -30,6 +31,7 @@ from canon.spatial import with_fields
 from canon.video import write_video
 from canon.warping import warped
 
+_STAGE = "rendering"
 _FAINT = 13
 """Opacity (of 255) below which a trace of a removed layer does not make its surroundings vanish: 5 %."""
 
@@ -147,11 +149,13 @@ class Video:
             show = partial(self.rgba, layer=name)
         views, clip = self.fit.clip.views, self.fit.clip
         if len(views) == 1:
-            return save_frames(clip, path, map_frames(show, range(len(self))))
+            frames = progress.parts(map_frames(show, range(len(self))), _STAGE, [1.0] * len(self))
+            return save_frames(clip, path, frames)
         length = len(self) // len(views)
-        for k, view in enumerate(views):
+        for k, view in enumerate(progress.parts(views, _STAGE)):
             times = clip.timestamps[:length]
             frames = map_frames(show, range(k * length, (k + 1) * length))
+            frames = progress.parts(frames, _STAGE, [1.0] * length)
             write_video(_of_view(path, view), frames, clip.fps, timestamps=times, color_range=clip.color_range)
         return len(self)
 

@@ -17,7 +17,9 @@ class PaintConfig:
     """Change a canonical image, or one frame, by hand."""
 
     image: Any
-    """The painted image: a file (PNG, TIFF, ...); in Python also an array [h, w, 3 or 4], uint8, uint16 or 0..1."""
+    """The painted image: a file (PNG, TIFF, ...), or one of layers (.ora, .psd), of which those above the canonical
+    image are laid over it; in Python also a canon.layered_images.LayeredImage, or an array [h, w, 3 or 4], uint8,
+    uint16 or 0..1."""
     layer: str | None = None
     """Layer that was painted on; none takes the front-most, or with a frame every layer that the paint falls on."""
     overlay: bool = False
@@ -39,6 +41,9 @@ class Paint(Editor):
     A changed canonical image is compared with the exported one (8 bits): texels that are equal within one level are
     unedited, the others cover the source. It may be smaller or larger, of the same aspect. What was erased counts as
     unedited (see the editor "remove").
+
+    In a file of layers the canonical image is the layer named "canonical", else the bottom one (none with ``overlay``).
+    It is compared like that, unless it is hidden; what the other visible layers show together is laid over it.
     """
 
     Config = PaintConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from canon.edits import Edit, Over, Provenance, Step
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.grids import level_of_detail
+from canon.layered_images import CANONICAL, SUFFIXES, LayeredImage, flattened, read_layers
 from canon.sampling import mip_levels, pyramid, remap, sample_mip_points
 from canon.storage import read_image, to_float, to_uint8
 
@@ -34,7 +36,8 @@ _RIM = 4
 
 def paint(fit: Fit, config: PaintConfig) -> Edit:
     """The edit that a :class:`PaintConfig` asks for; see :class:`canon.editors.paint.Paint`."""
-    image = read_rgba(config.image)
+    layers = _layers(config.image)
+    image = read_rgba(config.image) if layers is None else to_float(flattened(layers))
     files = [config.image] if isinstance(config.image, str | Path) else []
     provenance = Provenance.now("paint", config, files)
     if config.frame is not None:
@@ -52,6 +55,8 @@ def paint(fit: Fit, config: PaintConfig) -> Edit:
             files += [config.reference] if isinstance(config.reference, str | Path) else []
             provenance = Provenance.now("paint", config, files)
             made = _from_reference(fit, name, image, read_rgba(config.reference), config.segment)
+        elif layers is not None:
+            made = _from_layers(fit, name, layers, config)
         elif config.overlay:
             made = _overlay(fit, name, image, config.segment)
         else:
@@ -80,6 +85,31 @@ def read_rgba(image: object) -> np.ndarray:
         raise InputError(f"A painted image must be [h, w, 3 or 4], not {values.dtype} {list(values.shape)}.")
     values = to_float(values)
     return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
+
+
+def _layers(image: object) -> LayeredImage | None:
+    """The layers of an image that has some."""
+    if isinstance(image, str | Path) and Path(image).suffix.lower() in SUFFIXES:
+        return read_layers(image)
+    return image if isinstance(image, LayeredImage) else None
+
+
+def _from_layers(fit: Fit, name: str, image: LayeredImage, config: PaintConfig) -> Over:
+    """The layers above the canonical image, and what was changed of itself."""
+    named = [layer for layer in image.layers if layer.name.strip().lower() == CANONICAL]
+    canonical = named or ([] if config.overlay else image.layers[:1])
+    paint = [layer for layer in image.layers if layer not in canonical]
+    over = _overlay(fit, name, to_float(flattened(image, paint)), config.segment)
+    if config.overlay or not canonical or not canonical[0].visible:
+        return over
+    bottom = to_float(flattened(image, [replace(canonical[0], opacity=1.0)]))
+    under = _replacement(fit, name, bottom, config.segment)
+    if not under.rgba[..., 3].any():
+        return over
+    above, below = over.rgba[..., 3:], under.rgba[..., 3:] * (1 - over.rgba[..., 3:])
+    alpha = above + below
+    colours = over.rgba[..., :3] * above + under.rgba[..., :3] * below
+    return Over(np.dstack([colours / np.maximum(alpha, 1e-6), alpha]))
 
 
 def _check_segment(fit: Fit, name: str, painted: np.ndarray, segment: int) -> None:

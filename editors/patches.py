@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from canon import progress
 from canon.sampling import fill_unseen
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -134,10 +135,12 @@ def synthesise(
         levels = _levels(pictures, structure, patch)
         generator = torch.Generator().manual_seed(seed)
         field = _first(levels[0], patch, generator)
-        for number, level in enumerate(levels):
+        rounds = [_ITERATIONS[min(number, len(_ITERATIONS) - 1)] for number in range(len(levels))]
+        work = [count * math.prod(level.size) for count, level in zip(rounds, levels, strict=True)]
+        for number, level in enumerate(progress.parts(levels, weights=work)):
             if number:
                 field = _doubled(field, levels[number - 1], level, patch)
-            for _ in range(_ITERATIONS[min(number, len(_ITERATIONS) - 1)]):
+            for _ in progress.parts(range(rounds[number]), "matching patches"):
                 made = vote(level.image, field, patch, nearest=number > 0)
                 field = _match(level, made, field, structure, patch, generator)
         made = _shaded(vote(levels[-1].image, field, patch, nearest=True), pictures, structure, patch)

@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "stabilise": ("canon.cli.stabilise", "hold the background, or another layer, still"),
     "eval": ("canon.cli.evaluate", "measure a fit, and an edit of it"),
+    "view": ("canon.cli.view", "look, paint and edit in the browser: canon view DIR"),
+    "run": ("canon.cli.run", "run a scripted experiment: canon run EXPERIMENT.yaml"),
 }
 """Command -> module with ``run(arguments) -> int``, and what it does."""
 

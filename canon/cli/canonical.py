@@ -7,12 +7,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from canon.canvas import Canvas
 from canon.cli.arguments import Directory, parse
 from canon.errors import InputError
-from canon.storage import file_digest
+from canon.layered_images import CANONICAL, SUFFIXES, LayeredImage, PaintLayer, write_layers
+from canon.storage import file_digest, to_uint8
 
 if TYPE_CHECKING:
     from canon.fits import Fit
@@ -37,7 +40,9 @@ class CanonicalArguments:
     layer: str | None = None
     """Only this layer."""
     out: str | None = None
-    """Folder to write to, or with --layer a .png or .exr file; canonical/FIT/ in the project without it."""
+    """Folder to write to, or with --layer a file (.png, .exr, .ora, .psd); canonical/FIT/ in the project without it."""
+    format: Literal["png", "exr", "ora", "psd"] | None = None
+    """Of the files in a folder, png without it. OpenRaster (ora) and Photoshop (psd) get a layer to paint on."""
     bits: int = 8
     """Bits per channel of PNGs: 8 or 16."""
     turntable: bool = True
@@ -56,19 +61,26 @@ def run(arguments: list[str]) -> int:
     fit = project.fit(fit_name)
     layers = [fit.layer(own.layer).name] if own.layer else fit.layers
     out = Path(own.out) if own.out else project.folder / "canonical" / fit_name
-    single = out.suffix.lower() in (".png", ".exr")
-    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".psd"):
-        raise InputError(f"Cannot write a canvas as '{out.name}'; use .png or .exr, or give a folder.")
+    single = out.suffix.lower() in (".png", ".exr", *SUFFIXES)
+    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".xcf", ".kra"):
+        raise InputError(
+            f"Cannot write a canvas as '{out.name}'; use .png or .exr, .ora or .psd for layers, or give a folder."
+        )
+    suffix = f".{own.format}" if own.format else out.suffix.lower() if single else ".png"
+    if single and suffix != out.suffix.lower():
+        raise InputError(f"'{out.name}' is not of the format {own.format}; drop --format, or change the name.")
+    if own.bits != 8 and suffix in SUFFIXES:
+        raise InputError(f"Files of layers have 8 bits per channel, not {own.bits}; use .png for 16.")
     canvases = [(name, k, file) for name in layers for k, file in enumerate(canvas_files(fit, name))]
     if single and len(canvases) > 1:
         raise InputError(f"'{out}' is one file for {len(canvases)} images; add --layer, or give a folder.")
     for name, segment, file in canvases:
-        path = out if single else out / file
+        path = out if single else (out / file).with_suffix(suffix)
         canvas = fit.canonical(name, segment)
         if own.out is None:
             path = _save_beside(canvas, path, own.bits)
         else:
-            canvas.save(path, own.bits)
+            _save(canvas, path, own.bits)
         unseen = float((canvas.coverage == 0.5).mean())
         filled = f", {unseen:.0%} filled in plausibly" if unseen >= 0.005 else ""
         parts = fit.segments(name)
@@ -98,11 +110,20 @@ def _save_turntables(fit: Fit, out: Path, layers: Sequence[str]) -> None:
         print(f"{path}  {table.count} views from all around")
 
 
+def _save(canvas: Canvas, path: Path, bits: int) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        canvas.save(path, bits)
+        return
+    empty = np.zeros((*canvas.size, 4), np.uint8)
+    layers = [PaintLayer(CANONICAL, to_uint8(canvas.rgba)), PaintLayer("paint", empty)]
+    write_layers(path, LayeredImage(canvas.size, layers))
+
+
 def _save_beside(canvas: Canvas, path: Path, bits: int) -> Path:
     """Save, but never over an image that somebody painted on; returns where the canvas is now."""
     with tempfile.TemporaryDirectory(prefix="canon-") as folder:
         fresh = Path(folder) / path.name
-        canvas.save(fresh, bits)
+        _save(canvas, fresh, bits)
         digest, number, free = file_digest(fresh), 1, path
         while free.exists() and file_digest(free) != digest:
             number += 1
@@ -110,5 +131,5 @@ def _save_beside(canvas: Canvas, path: Path, bits: int) -> Path:
     if free != path:
         print(f"note: '{path}' was painted on and is left alone", file=sys.stderr)
     if not free.exists():
-        canvas.save(free, bits)
+        _save(canvas, free, bits)
     return free

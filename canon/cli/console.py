@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     from canon.fits import Fit, FitLayer
 
 
-class FitProgress:
+class WorkProgress:
     """Context manager that is called with stage, share done and figures; see :data:`canon.registry.Progress`."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: str = "reading", lines: bool = True) -> None:
+        """Begin.
+
+        Args:
+            stage: the first one.
+            lines: whether stages are told where stderr is no terminal.
+        """
+        self._first, self._lines = stage, lines
         self._stage, self._begin = "", time.perf_counter()
         self._bar: Any = None
         self._task: Any = None
@@ -38,7 +45,7 @@ class FitProgress:
             )
             self._bar = Progress(*columns, *times, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task("reading", total=1.0, figures="")
+            self._task = self._bar.add_task(self._first, total=1.0, figures="")
         return self
 
     def __exit__(
@@ -52,7 +59,7 @@ class FitProgress:
         if self._bar is not None:
             more = {"figures": describe(figures)} if figures else {}
             self._bar.update(self._task, description=stage, completed=done, **more)
-        elif stage != self._stage:
+        elif self._lines and stage != self._stage:
             print(f"{time.perf_counter() - self._begin:7.1f} s  {stage}", file=sys.stderr, flush=True)
         self._stage = stage
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from canon.cli.arguments import parse
-from canon.cli.console import FitProgress, program, shell
+from canon.cli.console import WorkProgress, program, shell
 
 DESCRIPTION = """The whole path on an embedded clip: fit, canonical images, a painting, a grade, a removal, videos."""
 
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
 
     make = run_person_demo if representation(own.representation).several_views else run_demo
     begin = time.perf_counter()
-    with FitProgress() as progress:
+    with WorkProgress() as progress:
         demo: Demo = make(own.out, own.representation, progress, _say, own.preset)
     _table(demo.figures)
     folder = demo.project.folder

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from canon import registry
 from canon.cli.arguments import Directory, given, parse
-from canon.cli.console import program, shell
+from canon.cli.console import WorkProgress, program, shell
 from canon.errors import InputError
+from canon.progress import parts, reporting
 
 if TYPE_CHECKING:
     from canon.edits import Edit
@@ -72,9 +73,10 @@ def run(arguments: list[str]) -> int:
     made = {}
     for name, folder, seed in zip(names, folders, seeds, strict=True):
         steps = []
-        for one in configs:
-            options = {field.name: getattr(one, field.name) for field in fields(one)}
-            steps += edit(fit, own.editor, **{**options, **({} if seed is None else {"seed": seed})}).steps
+        with WorkProgress(own.editor, lines=False) as progress, reporting(progress):
+            for one in parts(configs):
+                options = {field.name: getattr(one, field.name) for field in fields(one)}
+                steps += edit(fit, own.editor, **{**options, **({} if seed is None else {"seed": seed})}).steps
         made[name] = Edit(steps, fit.id)
         made[name].save(folder)
         layers = ", ".join(made[name].layers) or "nothing"

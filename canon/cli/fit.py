@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from canon import registry
 from canon.cli.arguments import given, parse
-from canon.cli.console import FitProgress, fit_summary, program, shell
+from canon.cli.console import WorkProgress, fit_summary, program, shell
 from canon.errors import InputError
 
 DESCRIPTION = """Fit a video, once: every edit then uses that fit. Run it again after an interruption and it goes on;
@@ -53,6 +53,9 @@ class FitArguments:
     """Seed of everything random."""
     refit: bool = False
     """Fit again, though this fit or another one of that name is there."""
+    log: Literal["tensorboard", "wandb", "mlflow"] | None = None
+    """Log the fitting: curves of every stage, options and canonical images. tensorboard writes to DIR/logs/NAME; the
+    others have to be installed, and their own settings hold."""
 
 
 def run(arguments: list[str]) -> int:
@@ -72,6 +75,7 @@ def run(arguments: list[str]) -> int:
 
     from canon.fit_folder import canvas_files
     from canon.project_fit import FitRequest, fit_into
+    from canon.trackers import LOGS
 
     request = FitRequest(
         videos[0] if len(videos) == 1 else videos,
@@ -86,8 +90,9 @@ def run(arguments: list[str]) -> int:
         options,
         own.cameras,
         own.poses,
+        own.log,
     )
-    with FitProgress() as progress:
+    with WorkProgress() as progress:
         name, fit, solved = fit_into(own.project, request, progress)
     place = f"{own.project.rstrip('/')}/fits/{name}"
     print(f"fitted: {place}" if solved else f"already fitted: {place} (--refit fits it again)")
@@ -95,6 +100,8 @@ def run(arguments: list[str]) -> int:
     print(f"  images     {place}/canonical/")
     print(f"  masks      {place}/masks-overview.png" + (f", {place}/masks/" if len(fit.layers) > 1 else ""))
     picture = shell(f"{own.project.rstrip('/')}/canonical/{name}/{canvas_files(fit, fit.layers[0])[0]}")
+    if own.log == "tensorboard" and solved:
+        print(f"  log        tensorboard --logdir {shell(own.project.rstrip('/'))}/{LOGS}")
     print("next:")
     print(f"  {program()} canonical {shell(own.project)}  # then paint on {picture}")
     print(

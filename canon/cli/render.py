@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from canon.cli.arguments import Directory, parse
+from canon.cli.console import WorkProgress
 from canon.errors import InputError
+from canon.progress import reporting
 
 if TYPE_CHECKING:
     from canon.edits import Edit
@@ -84,7 +86,8 @@ def run(arguments: list[str]) -> int:
     out = own.out or str(project.render_path(parts))
     if cutout is not None and own.out is None:
         out = out.removesuffix(".mp4") + ".mov"
-    count = video.save(out, cutout=cutout)
+    with WorkProgress("rendering", lines=False) as progress, reporting(progress):
+        count = video.save(out, cutout=cutout)
     seconds = max(time.perf_counter() - begin, 1e-6)
     print(f"{count} frames in {seconds:.1f} s, with encoding", file=sys.stderr)
     print(out)

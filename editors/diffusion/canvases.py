@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 
+from canon import progress
 from canon.boxes import Box, box_size, grown
 from canon.carrying import Ways, carry_paint, check_segment, on_whole_canvas, read_mask
 from canon.editors.diffusion.models import step_of_sides
@@ -121,10 +122,15 @@ def painted(image: np.ndarray, area: np.ndarray, painter: Painter[Any]) -> np.nd
     """
     size, step = (image.shape[0], image.shape[1]), step_of_sides(painter.model)
     working = working_size(size, painter.config.size or painter.model.native, step)
-    made = painter.paint(resized(image, working), resized(area, working))
-    if painter.config.refine and (size[0] * size[1]) ** 0.5 > _WORTH_REFINING * (working[0] * working[1]) ** 0.5:
-        full = working_size(size, round((size[0] * size[1]) ** 0.5), step)
-        made = painter.refine(resized(made, full), resized(image, full))
+    pixels, few, refine = size[0] * size[1], working[0] * working[1], painter.config.refine
+    refine *= pixels**0.5 > _WORTH_REFINING * few**0.5
+    painting, refining = progress.shares(few, refine * pixels)
+    with painting:
+        made = painter.paint(resized(image, working), resized(area, working))
+    if refine:
+        full = working_size(size, round(pixels**0.5), step)
+        with refining:
+            made = painter.refine(resized(made, full), resized(image, full))
     return resized(made, size)
 
 
@@ -151,7 +157,7 @@ def repainted(fit: Fit, layer: str, found: list[Region], make: Callable[[Region]
     rgb: np.ndarray | float = 0.0
     covered: np.ndarray | float = 0.0
     lengths = [last - first for first, last in fit.segments(layer)]
-    for region in sorted(found, key=lambda region: lengths[region.segment]):
+    for region in progress.parts(sorted(found, key=lambda region: lengths[region.segment])):
         made = make(region)
         alpha = made[..., 3] if made.shape[2] == 4 else region.area
         paint = on_whole_canvas(fit, layer, Over(np.dstack([made[..., :3], alpha])), region.box)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from canon import progress
 from canon.editors.diffusion.canvases import resized, working_size
 from canon.editors.diffusion.latents import Guide, LatentModel, check_finite, random_latents, to_tensor
 from canon.editors.diffusion.models import UNREADABLE, step_of_sides
@@ -118,13 +119,17 @@ def train_concept(
     _check(model, pictures, texts, masks)
     own = invertible(apart(model))
     shown = Pictures(own, pictures, texts, masks, settings)
-    remembered = _remembered(own, settings, shown.size)
+    pictures_of_class = settings.prior_pictures if settings.prior else 0
+    remembering, learning = progress.shares(pictures_of_class * _PRIOR_STEPS, settings.steps * settings.batch)
+    with remembering:
+        remembered = _remembered(own, settings, shown.size)
     learned = _adapted(own, settings)
     rate = settings.rate or (_LOCAL_RATE if model.local else _RATE)
     optimizer = torch.optim.AdamW(learned, lr=rate, weight_decay=1e-4)
     scaler = torch.amp.GradScaler(model.device.type, init_scale=2.0**10, enabled=model.dtype == torch.float16)
     generator = torch.Generator("cpu").manual_seed(settings.seed)
-    for step in range(settings.steps):
+
+    def learn() -> float:
         total = 0.0
         for _ in range(settings.batch):
             parts = [(shown.drawn(generator), 1.0)]
@@ -139,8 +144,13 @@ def train_concept(
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % 100 == 0:
-            log.info("concept: step %d of %d, loss %.4f", step + 1, settings.steps, total)
+        return total
+
+    with learning:
+        for step in progress.parts(range(settings.steps), "learning the subject"):
+            total = learn()
+            if (step + 1) % 100 == 0:
+                log.info("concept: step %d of %d, loss %.4f", step + 1, settings.steps, total)
     return _state(own.unet)
 
 
@@ -340,7 +350,7 @@ def _remembered(model: LatentModel, settings: ConceptSettings, size: tuple[int, 
         return []
     asked = model.guide(settings.prior_prompt, "", _PRIOR_GUIDANCE, size)
     guide, found = model.guide(settings.prior_prompt, "", 1.0, size), []
-    for k in range(settings.prior_pictures):
+    for k in progress.parts(range(settings.prior_pictures)):
         noise, generator = random_latents(model, size, settings.seed + k)
         latents = model.denoise(noise, model.levels(_PRIOR_STEPS), asked, generator)
         found.append(Example(latents.float(), guide))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from canon import progress
 from canon.clip import Clip
 from canon.editors.diffusion.annotators import annotate
 from canon.editors.diffusion.attention import Chain, tell_what_attends
@@ -49,7 +50,11 @@ def on_canvas(frames: FramesInTurn, config: Pix2VideoConfig) -> Edit:
     fit = frames.fit
     layer = fit.layers[frames.layer]
     found = regions(fit, layer, config)
-    colours, known = gathered(fit, layer, frames.drawn.frames)
+    drawing, gathering, laying = progress.shares(20, 2, 1)
+    with drawing:
+        drawn = frames.drawn.frames
+    with gathering:
+        colours, known = gathered(fit, layer, drawn)
 
     def made(region: Region) -> np.ndarray:
         seen = known[region.box]
@@ -58,7 +63,9 @@ def on_canvas(frames: FramesInTurn, config: Pix2VideoConfig) -> Edit:
         own = torch.from_numpy(np.ascontiguousarray(colours[region.box]))
         return np.asarray(fill_unseen(own, torch.from_numpy(seen.astype(np.float32))).numpy())
 
-    return as_edit(fit, layer, repainted(fit, layer, found, made), config, "pix2video")
+    with laying:
+        paint = repainted(fit, layer, found, made)
+    return as_edit(fit, layer, paint, config, "pix2video")
 
 
 class FramesInTurn(PaintedFrames):
@@ -77,7 +84,7 @@ class FramesInTurn(PaintedFrames):
 
     def _drawn(self) -> Iterator[np.ndarray]:
         fit, first = self.fit, beginnings(self.fit, self.fit.layers[self.layer])
-        for t in range(len(fit)):
+        for t in progress.parts(range(len(fit))):
             if t in first:
                 self.painter.begin()
             source, weight = np.asarray(fit.clip.frames[t]), fit.weights(t)[self.layer]
@@ -124,8 +131,10 @@ class Pix2VideoPainter(Painter[Pix2VideoConfig]):
         own, model, size = self.config, self._denoiser, size_of(picture)
         guide = replace(self._guide(model, size), control=self._held(picture))
         source = source_guide(model, guide, own.source_prompt, size)
-        levels, trajectory = model.invert(model.encode(to_tensor(picture)), source, own.steps, own.ratio)
-        with self._chain.next():
+        inverting, denoising = progress.shares(1, 1)
+        with inverting:
+            levels, trajectory = model.invert(model.encode(to_tensor(picture)), source, own.steps, own.ratio)
+        with denoising, self._chain.next():
             made, self._previous = self._denoised(trajectory[int(levels[0])], levels, guide)
         return to_picture(model.decode(made))
 
@@ -147,7 +156,7 @@ class Pix2VideoPainter(Painter[Pix2VideoConfig]):
         last = round(own.pulled * (len(levels) + left_out)) - left_out if own.pull else 0
         share = 1 - (1 - own.pull) ** (_PAPER_STEPS / own.steps)
         predicted: dict[int, Tensor] = {}
-        for k, level in enumerate(levels):
+        for k, level in enumerate(progress.parts(levels, "denoising")):
             t = int(level)
             target = self._previous.get(t) if k < last else None
             found, clean, slope = asked(model, latents, level, guide, target, own.through_network)
@@ -244,9 +253,9 @@ def gathered(fit: Fit, layer: str, drawn: np.ndarray) -> tuple[np.ndarray, np.nd
     size = fit.layer(layer).canvas_size
     mean: np.ndarray = np.zeros((*size, 3), np.float32)
     total: np.ndarray = np.zeros(size, np.float32)
-    for again in (False, True):
+    for again in progress.parts((False, True)):
         colours, total = np.zeros_like(mean), np.zeros_like(total)
-        for t in range(len(fit)):
+        for t in progress.parts(range(len(fit)), "gathering"):
             area = fit.weights(t)[fit.layers.index(layer)] > _SOLID
             if not area.any():
                 continue

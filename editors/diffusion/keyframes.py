@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canon import rendering
+from canon import progress, rendering
 from canon.boxes import Box, grown
 from canon.coordinates import Size, to_normalised
 from canon.editors.diffusion.attention import Chain, tell_what_attends
@@ -87,20 +87,24 @@ def _gathered(fit: Fit, layer: str, region: Region, chosen: list[int], painter: 
     edited: list[Keyframe] = []
     config = painter.config
     chain = Chain(painter.model.pipeline.unet, config.attention, torch.device("cpu") if config.offload else None)
-    for t in chosen:
-        with chain.next():
-            edited.append(_keyframe(fit, layer, t, edited, painter))
+    drawing, aggregating, filling = progress.shares(len(chosen), 1, 1)
+    with drawing:
+        for t in progress.parts(chosen):
+            with chain.next():
+                edited.append(_keyframe(fit, layer, t, edited, painter))
     covered = np.zeros(region.area.shape, bool)
     image = region.image
     if edited:
         colours, covered = _median([frame.paint.rgba[region.box] for frame in edited])
         if painter.config.aggregation_steps:
-            colours = _aggregated(fit, layer, region, colours, covered, edited, painter.config)
+            with aggregating:
+                colours = _aggregated(fit, layer, region, colours, covered, edited, painter.config)
         image = np.where(covered[..., None], colours, image)
     rest = region.area * ~covered
     if (rest > 0).any():
         begun = painter.later() if edited else painter.first()
-        made = painted(image, rest, begun.seeing(region.image))
+        with filling:
+            made = painted(image, rest, begun.seeing(region.image))
         image = np.where(covered[..., None], image, made)
     return image
 
@@ -166,7 +170,7 @@ def _aggregated(
     optimizer = torch.optim.Adam(network.parameters(), _LEARNING)
     canvas = torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1)[None]
     views = [_view(fit, layer, region, known, frame) for frame in edited]
-    for _ in range(config.aggregation_steps):
+    for _ in progress.parts(range(config.aggregation_steps), "aggregating"):
         made = network(canvas)
         losses = [
             ((F.grid_sample(made, xy, align_corners=True) * light - image).abs() * weight).sum() / weight.sum()

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from canon import progress
 from canon.editors.diffusion.windows import Window, blended, windows
 from canon.errors import InputError, first_line
 from canon.sources import read_rgb
@@ -200,7 +201,7 @@ class LatentModel:
         places = windows((latents.shape[-2], latents.shape[-1]), side, overlap, multiple=8, shrink=self.local)
         if len(places) == 1:
             return self._predict(latents, t, guide, places[0])
-        parts = ((place, self._predict(latents, t, guide, place)) for place in places)
+        parts = ((place, self._predict(latents, t, guide, place)) for place in progress.parts(places))
         return blended(parts, latents)
 
     def _predict(self, latents: Tensor, t: Tensor, guide: Guide, place: Window) -> Tensor:
@@ -277,7 +278,7 @@ class LatentModel:
             generator: of the noise that a stochastic scheduler adds.
         """
         options = _accepted(self.scheduler.step, {"generator": generator, "eta": 0.0})
-        for k, t in enumerate(levels):
+        for k, t in enumerate(progress.parts(levels, "denoising")):
             found = self.predict(latents, t, guide)
             latents = self.scheduler.step(found, t, latents, return_dict=False, **options)[0].to(self.dtype)
             if keep is not None:
@@ -309,7 +310,7 @@ class LatentModel:
         trajectory: dict[int, Tensor] = {}
         before = self.scheduler.final_alpha_cumprod.to(self.device)
         ways = [int(t) for t in levels.flip(0)]
-        for k, t in enumerate(ways):
+        for k, t in enumerate(progress.parts(ways, "inverting")):
             a = alphas[t]
             asked = torch.tensor(ways[k - 1] if k else 0, device=self.device)
             clean, noise = self.split(self.predict(latents, asked, guide), latents, before)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from canon import progress
 from canon.editors.diffusion.annotators import annotate
 from canon.editors.diffusion.canvases import resized
 from canon.editors.diffusion.controlnet import ControlnetConfig
@@ -60,6 +61,7 @@ class Painter(ABC, Generic[C]):
         Raises:
             InputError: it cannot be loaded, or does not suit the editor.
         """
+        progress.report("loading", 0.0)
         self.config: C = config
         self.model: Model = load_model(config, self.task)
         if config.model == MINI:
@@ -138,7 +140,7 @@ class Painter(ABC, Generic[C]):
         def made(place: Window) -> Tensor:
             return to_tensor(self._called(to_picture(place.cut(whole)), options))
 
-        return to_picture(blended(((place, made(place)) for place in places), whole))
+        return to_picture(blended(((place, made(place)) for place in progress.parts(places)), whole))
 
     def _called(self, picture: np.ndarray, options: dict[str, Any]) -> np.ndarray:
         """A whole pipeline's answer, at the picture's size; options that it does not know are left out."""
@@ -159,6 +161,7 @@ class Painter(ABC, Generic[C]):
             "max_area": height * width,
             "_auto_resize": False,
             "output_type": "np",
+            "callback_on_step_end": _tell,
             **options,
         }
         known = inspect.signature(pipeline.__call__).parameters
@@ -372,13 +375,23 @@ def inverted(
         ratio: how far it is inverted, 0..1 of all noise levels.
     """
     latents = model.encode(to_tensor(picture))
-    levels, trajectory = model.invert(
-        latents, source_guide(model, guide, source_prompt, size_of(picture)), steps, ratio
-    )
+    inverting, denoising = progress.shares(1, 1)
+    with inverting:
+        levels, trajectory = model.invert(
+            latents, source_guide(model, guide, source_prompt, size_of(picture)), steps, ratio
+        )
     wanted = latent_mask(area, model.factor, model.device).to(model.dtype)
     keep = Keep(wanted, lambda t: latents if t is None else trajectory[int(t)])
     start = trajectory[int(levels[0])]
-    return to_picture(model.decode(model.denoise(start, levels, guide, torch.Generator("cpu"), keep)))
+    with denoising:
+        made = model.denoise(start, levels, guide, torch.Generator("cpu"), keep)
+    return to_picture(model.decode(made))
+
+
+def _tell(pipeline: Any, step: int, _timestep: object, told: dict[str, Any]) -> dict[str, Any]:
+    """What diffusers' pipelines call after every step."""
+    progress.report("denoising", (step + 1) / max(pipeline.num_timesteps, 1))
+    return told
 
 
 def source_guide(model: LatentModel, guide: Guide, prompt: str, size: tuple[int, int]) -> Guide:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 
+from canon import progress
 from canon.boxes import Box, box_size
 from canon.carrying import read_mask, straight
 from canon.editors.diffusion.annotators import segment, segment_at
@@ -41,7 +42,7 @@ def videdit(fit: Fit, config: VidEditConfig) -> Edit:
         if not named:
             return painted(region.image, region.area, painter.hinted(region.hint))
         canvas = RegionPaint(region.image)
-        for area, prompt in named:
+        for area, prompt in progress.parts(named):
             own = _area(fit, name, region, area, painter) * region.area
             part = cropped(own)
             if part is not None:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from canon import progress
 from canon.coordinates import resize_points
 from canon.editors.diffusion.concepts import Example, denoising_loss, random_noise
 from canon.editors.diffusion.latents import Guide, LatentModel, check_finite, to_tensor
@@ -250,7 +251,7 @@ def train_adapter(
     useful = [f for f in range(len(pictures)) if float(wanted[f].sum()) > 0]
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=rate)
     generator = torch.Generator("cpu").manual_seed(seed)
-    for _ in range(steps if useful else 0):
+    for _ in progress.parts(range(steps if useful else 0), "learning points"):
         f = useful[int(torch.randint(len(useful), (), generator=generator))]
         example = Example(latents[f], guide, wanted[f : f + 1])
         noise, t = random_noise(model, latents[f], LEAST_NOISE, 1.0, generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from canon import progress
 from canon.boxes import Box, box_size
 from canon.coordinates import resize_points
 from canon.editors.diffusion.attention import Chain, tell_what_attends
@@ -80,12 +82,22 @@ def swap(fit: Fit, config: SwapConfig) -> Edit:
     shape = shaped(fit, name, points)
     moved = fit if shape is None else warped(fit, [shape])
     times = chosen(moved, name, config.keyframes)
-    painter = SwapPainter(config)
-    painter.learn(fit, name, points)
-    views = viewed(moved, name, points, points.to, times, painter)
-    drawn = dict(zip(times, painter.paint_all(views), strict=True))
-    frames = {t: _put(moved, t, box, drawn[t]) for t, box in zip(times, views.boxes, strict=True)}
-    edit = _on_canvas(fit, moved, name, found, frames, config)
+    learning, pointing, drawing, laying = progress.shares(
+        config.concept_steps if config.concept_images else 0,
+        config.adapter_steps if len(points.at) else 0,
+        2 * config.steps * len(times),
+        config.steps,
+    )
+    with learning:
+        painter = SwapPainter(config)
+    with pointing:
+        painter.learn(fit, name, points)
+    with drawing:
+        views = viewed(moved, name, points, points.to, times, painter)
+        drawn = dict(zip(times, painter.paint_all(views), strict=True))
+    with laying:
+        frames = {t: _put(moved, t, box, drawn[t]) for t, box in zip(times, views.boxes, strict=True)}
+        edit = _on_canvas(fit, moved, name, found, frames, config)
     warp = [] if shape is None else [replace(step, provenance=edit.steps[0].provenance) for step in shape.steps]
     return Edit([*warp, *edit.steps], fit.id)
 
@@ -153,7 +165,7 @@ class SwapPainter(Painter[SwapConfig]):
         model = PointedModel(self.own, self.adapter, own.adapter_scale)
         kept_at = torch.device("cpu") if own.offload else None
         chain, found = Chain(self.own.unet, own.attention, kept_at), list[np.ndarray]()
-        for part in every:
+        for part in progress.parts(every):
             found += self._together(model, views, part, chain)
         return found
 
@@ -163,21 +175,20 @@ class SwapPainter(Painter[SwapConfig]):
         guide = self._guide(self.own, size)
         source = source_guide(self.own, guide, own.source_prompt, size)
         clean, ways = [], []
-        for picture in views.pictures[part]:
-            clean.append(self.own.encode(to_tensor(picture)))
-            levels, way = self.own.invert(clean[-1], source, own.steps, own.ratio)
-            ways.append(way)
+        inverting, denoising = progress.shares(1, 1)
+        with inverting:
+            for picture in progress.parts(views.pictures[part]):
+                clean.append(self.own.encode(to_tensor(picture)))
+                levels, way = self.own.invert(clean[-1], source, own.steps, own.ratio)
+                ways.append(way)
         latents = torch.cat(clean)
         trajectory = {t: torch.cat([way[t] for way in ways]) for t in ways[0]}
         masks = [latent_mask(area, model.factor, latents.device) for area in views.areas[part]]
         keep = Keep(torch.cat(masks).to(latents.dtype), lambda t: latents if t is None else trajectory[int(t)])
         seeing = model.seeing(None if views.places is None else views.places.of(part))
         start, generator = trajectory[int(levels[0])], torch.Generator("cpu")
-        if chain is None:
+        with denoising, nullcontext() if chain is None else chain.next():
             made = seeing.denoise(start, levels, guide, generator, keep)
-        else:
-            with chain.next():
-                made = seeing.denoise(start, levels, guide, generator, keep)
         return [to_picture(self.own.decode(one[None])) for one in made]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from canon import progress
 from canon.errors import InputError
 from canon.representations.neural.checkpoint import Run, load_run, read_record, save_run
 from canon.storage import explain_os_error, write_image
@@ -64,7 +65,7 @@ def optimised(
     run = Run(made, optimiser)
     _take_up(run, checkpoints)
     begin, before = time.perf_counter(), run.seconds
-    while run.step < steps:
+    for _ in progress.parts(range(run.step, steps), "optimising"):
         for group, most in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = most * _share(run.step / steps)
         found = loss(made(), run.step)
@@ -73,6 +74,8 @@ def optimised(
         optimiser.step()
         run.step += 1
         run.seconds = before + time.perf_counter() - begin
+        if progress.listening():
+            progress.report("optimising", 1.0, {"loss": float(found.detach())})
         if checkpoints is not None and (run.step % EVERY == 0 or run.step == steps):
             _keep(run, made, checkpoints)
     with torch.no_grad():

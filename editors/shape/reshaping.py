@@ -9,7 +9,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from canon import rendering
+from canon import progress, rendering
 from canon.boxes import grown
 from canon.clip import check_frame
 from canon.compose import LayerEdit, compose
@@ -50,9 +50,12 @@ def reshape(fit: Fit, config: ReshapeConfig) -> Edit:
     before = fit.coordinates(config.frame, name)[1] > 0.5
     if not before.any():
         raise InputError(f"'{name}' is not to be seen in frame {config.frame}; choose another --frame.")
-    image = _read(fit, config.image) if config.image else _filled(fit, config, before)
+    filling, shaping, refining = progress.shares(0 if config.image else 20, 5, config.refine)
+    with filling:
+        image = _read(fit, config.image) if config.image else _filled(fit, config, before)
     after = _read(fit, config.mask).mean(axis=-1) > 0.5 if config.mask else _silhouette(fit, name, config.frame, image)
-    edit = _shaped(fit, name, config, before, after)
+    with shaping:
+        edit = _shaped(fit, name, config, before, after)
     if config.repaint:
         moved = warped(fit, [edit])
         shown = to_float(np.asarray(moved.clip.frames[config.frame]))
@@ -61,7 +64,8 @@ def reshape(fit: Fit, config: ReshapeConfig) -> Edit:
         if other.any():
             edit.steps.append(Step(name, pull_back(moved, name, config.frame, image, other)))
     if config.refine:
-        edit.steps.append(_refined(fit, name, config, edit))
+        with refining:
+            edit.steps.append(_refined(fit, name, config, edit))
     files = [path for path in (config.image, config.mask) if path]
     told = Provenance.now("reshape", {**asdict(config), "layer": name, **_models(config)}, files)
     return Edit([replace(step, provenance=told) for step in edit.steps], fit.id)
@@ -168,7 +172,7 @@ def _shaped(fit: Fit, name: str, config: ReshapeConfig, before: np.ndarray, afte
     start = outline(before)
     places, targets = matched(start, aim, pairs)
     best: tuple[float, Edit] | None = None
-    for _ in range(_ROUNDS):
+    for _ in progress.parts(range(_ROUNDS), "shaping"):
         handles = Handles(places, targets, np.ones(len(places), bool), ("",) * len(places))
         edit = Edit([Step(name, displaced(fit, name, config.frame, handles, _by_outline))], fit.id)
         found = warped(fit, [edit]).coordinates(config.frame, name)[1] > 0.5

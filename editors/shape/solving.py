@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import splu
 
+from canon import progress
 from canon.coordinates import Size, grid_size
 from canon.errors import InputError
 from canon.sampling import fill_from_nearest
@@ -122,7 +123,7 @@ def _as_rigid_as_possible(shape: Shape, points: np.ndarray, shifts: np.ndarray, 
     flat = edges[:, 0] + 1j * edges[:, 1]
     ends = np.concatenate([first, second])
     found = nodes + factors.solve(_HARD * (placed.T @ shifts))
-    for _ in range(_ROUNDS):
+    for _ in progress.parts(range(_ROUNDS), "shaping"):
         seen = (found[first] - found[second]) @ np.array([1, 1j])
         # Of the edges at a node: the turn that takes them closest to what they have become.
         turn = np.conj(flat) * seen

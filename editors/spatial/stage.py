@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from canon import progress
 from canon.editors.diffusion.concepts import ConceptSettings, train_concept, with_concept
 from canon.editors.diffusion.latents import LatentModel, to_tensor
 from canon.editors.diffusion.models import DESCRIBE, fingerprint, load_model, step_of_sides
@@ -194,8 +195,12 @@ def edited(fit: Fit, config: DynVideoConfig) -> Edit:
     joints = joints_of(own.clip.poses.skeleton, config.parts)
     reference = read_reference(own, config)
     made = EditedField(own, PERSON, joints, config.shape)
-    loss = _loss(own, config, reference)
-    optimised(made, loss, config.steps, config.rate, _checkpoints(own, config, reference))
+    personalising = config.personalise if config.guided and reference is not None else 0
+    preparing, optimising = progress.shares(personalising, config.steps * config.views)
+    with preparing:
+        loss = _loss(own, config, reference)
+    with optimising:
+        optimised(made, loss, config.steps, config.rate, _checkpoints(own, config, reference))
     files = [path for path in (config.reference, config.reference_mask) if path]
     options = {**asdict(config), "layer": PERSON, "weights": _fingerprints(config)}
     operation = Field(made.weights(), joints)

@@ -1,0 +1,106 @@
+"""Checking of single values: known keys, options of config dataclasses, and how a problem is put into words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from canon import registry
+from canon.errors import InputError
+from canon.experiments.loading import Node, Place, Problems
+from canon.experiments.options import Unfit, absolute, converted, for_config, hints
+from canon.storage import to_plain
+
+Given = dict[str, tuple[Place, Node]]
+"""Options by name, with the place of the name."""
+
+
+class Checker:
+    """Checks values, collecting problems."""
+
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+
+    def say(self, place: Place, sentence: str) -> None:
+        """Note a problem."""
+        self.problems.add(place, sentence)
+
+    def known(self, key: str, known: Sequence[str], place: Place, owner: str) -> bool:
+        """Whether a key is one of those known; the nearest of them is named if not."""
+        if key in known:
+            return True
+        self.say(place, f"{owner} has no key '{key}'{near_to(key, known) or f'; it has {listed(known)}.'}")
+        return False
+
+    def simple(self, node: Node, kind: type[Any], owner: str) -> Any:
+        """A small dataclass of a mapping, or None if that is wrong."""
+        if not node.is_mapping:
+            self.say(node.place, f"{owner} takes a mapping, not {shown(node)}.")
+            return None
+        plain = self.typed(kind, given_by(node), owner)
+        return None if plain is None else kind(**for_config(kind, plain))
+
+    def typed(
+        self,
+        kind: type[Any],
+        given: Given,
+        owner: str,
+        keys: Sequence[str] = (),
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any] | None:
+        """Options as JSON primitives, checked; None if something is wrong."""
+        types_of = {**hints(kind), **(extra or {})}
+        found, fine = {}, True
+        for name, (place, node) in given.items():
+            if name not in types_of:
+                hint = near_to(name, [*types_of, *keys]) or f"; it has {listed(list(types_of))}."
+                self.say(place, f"{owner} has no option '{name}'{hint}")
+                fine = False
+                continue
+            value, missing = absolute(name, types_of[name], node.plain, node.place.folder)
+            for path in missing:
+                self.say(node.place, f"The file '{path}' of the option '{name}' does not exist.")
+            try:
+                found[name] = to_plain(converted(types_of[name], value))
+            except Unfit as error:
+                self.say(node.place, f"The option '{name}' takes {error}, not {shown(node)}.")
+                fine = False
+            fine = fine and not missing
+        return found if fine else None
+
+    def config(self, kind: type[Any], plain: Mapping[str, Any], place: Place) -> dict[str, Any] | None:
+        """All fields of the config; None if it refuses the options."""
+        try:
+            found = to_plain(registry.make_config(kind, for_config(kind, plain)))
+        except (InputError, Unfit) as error:
+            self.say(place, str(error))
+            return None
+        except (TypeError, ValueError, ArithmeticError) as error:
+            self.say(place, f"{kind.__name__} cannot use these options: {error}.")
+            return None
+        return dict(found)
+
+
+def given_by(node: Node) -> Given:
+    """The entries of a mapping, with the places of their keys."""
+    return {key: (node.key(key), one) for key, one in node.value.items()}
+
+
+def near_to(word: str, known: Sequence[str]) -> str:
+    """``; did you mean 'KNOWN'?``, or nothing."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence, not too many."""
+    return ", ".join(names[:24]) + (", ..." if len(names) > 24 else "")
+
+
+def shown(node: Node) -> str:
+    """A value for a sentence."""
+    if node.is_mapping:
+        return "a mapping"
+    text = str(node.plain) if node.is_list else repr(node.value) if isinstance(node.value, str) else str(node.value)
+    return text if len(text) <= 60 else text[:57] + "..."
