@@ -81,7 +81,7 @@ def _stack_xml(image: LayeredImage) -> str:
     """The top layer comes first."""
     height, width = image.size
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', f'<image version="0.0.3" w="{width}" h="{height}">', " <stack>"]
-    for k, layer in list(enumerate(image.layers)):
+    for k, layer in reversed(list(enumerate(image.layers))):
         place = f'x="{layer.offset[0]}" y="{layer.offset[1]}" opacity="{float(layer.opacity)!r}"'
         shown = f'visibility="{"visible" if layer.visible else "hidden"}" composite-op="svg:src-over"'
         lines.append(f'  <layer name={quoteattr(layer.name)} src="{_source(k)}" {place} {shown}/>')

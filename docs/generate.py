@@ -23,7 +23,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[str], str]]] = {
     "editors": (
         "Editors",
         "`canon edit DIR --editor NAME --name N`, or `canon.edit(fit, NAME, ...)`. Any number of edits can be made of"
-        " one fit and stacked when they are rendered. [Adding an editor](../../adding-an-editor.md) tells how to make one.",
+        " one fit and stacked when they are rendered. [Adding an editor](../../adding-an-editor.md) is easy.",
         editor_page,
     ),
     "representations": (

@@ -1,11 +1,16 @@
-"""Makes the pictures of ``docs/concepts.md`` from synthetic scenes: ``python docs/pictures.py``, some minutes.
+"""Makes the pictures of the documentation from synthetic scenes: ``python docs/pictures.py``, some minutes.
 
 Every picture is a few tiles on a transparent ground, so that it suits a light page and a dark one.
 """
 
 from __future__ import annotations
 
+import io
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +22,12 @@ import canon
 from canon.camera_paths import orbit
 from canon.clip import Clip
 from canon.coordinates import pixel_grid
-from canon.edits import Edit
+from canon.edits import Edit, Over
 from canon.fits import Fit
+from canon.fitting import no_progress
+from canon.project_fit import FitRequest, fit_into
 from canon.sampling import remap
-from canon.scenes import make
+from canon.scenes import Scene, make
 from canon.scenes.edits import draw_emblem
 from canon.scenes.human import HumanScene, HumanSceneConfig
 from canon.scenes.textures import photograph
@@ -33,8 +40,8 @@ GAP, CORNER = 8, 6
 
 
 def main() -> None:
-    """Make all pictures, or those whose names are given: flat, turning, space."""
-    makers = {"flat": flat, "turning": turning, "space": space}
+    """Make all pictures, or those whose names are given: flat, turning, space, viewer."""
+    makers = {"flat": flat, "turning": turning, "space": space, "viewer": viewer}
     OUT.mkdir(exist_ok=True)
     for name in sys.argv[1:] or makers:
         makers[name]()
@@ -42,8 +49,7 @@ def main() -> None:
 
 def flat() -> None:
     """What a layered fit consists of, and what an edit does to it."""
-    scene = make("demo", width=480, height=270, frames=36, lighting=0.5, lighting_period=30)
-    fit = canon.fit(scene.clip(), "atlas", preset="balanced", device="cpu")
+    fit = canon.fit(scene().clip(), "atlas", preset="balanced", device="cpu")
     front, back = fit.layers
     times = [0, 12, 24, 35]
     frames = [np.array(fit.clip.frames[t]) for t in times]
@@ -67,7 +73,9 @@ def flat() -> None:
     save("residual", [[frame, to_uint8(made), to_uint8(residual)]])
 
     emblem = painted(fit, front)
-    canvas = over(canvases[0], emblem.operations(front)[0].rgba)
+    (paint,) = emblem.operations(front)
+    assert isinstance(paint, Over)
+    canvas = over(canvases[0], paint.rgba)
     video = canon.render(fit, emblem)
     save("edit", [[trimmed(canvas), *(video[t] for t in times[1:])]])
 
@@ -75,6 +83,11 @@ def flat() -> None:
     gone = canon.edit(fit, "remove", layer=front)
     graded = canon.edit(fit, "grade", layer=front, hue=140)
     save("kinds", [[canon.render(fit, each)[t] for each in (emblem, graded, stack, gone)]])
+
+
+def scene() -> Scene:
+    """A cat before a motorcycle."""
+    return make("demo", width=480, height=270, frames=36, lighting=0.5, lighting_period=30)
 
 
 def turning() -> None:
@@ -90,8 +103,8 @@ def turning() -> None:
 
 def space() -> None:
     """A person in three dimensions."""
-    scene = HumanScene(HumanSceneConfig(width=180, height=216))
-    fit = spatial(canon.fit(scene.clip(), "dynamic-nerf", preset="fast", device="cpu"))
+    person = HumanScene(HumanSceneConfig(width=180, height=216))
+    fit = spatial(canon.fit(person.clip(), "dynamic-nerf", preset="fast", device="cpu"))
     t = len(fit) // 2
     stripes = canon.edit(fit, "grade", layer="human", hue=150, saturation=1.4)
     around = canon.render(fit.from_elsewhere(orbit(fit.cameras, fit.centre, 12, 300), frames=[t] * 12), stripes)
@@ -101,6 +114,57 @@ def space() -> None:
     side = around[0].shape[0]
     tiles = [np.array(fit.clip.frames[t]), shrunk(atlas, side), canon.render(fit, stripes)[t], around[4], posed[9]]
     save("space", [tiles])
+
+
+def viewer() -> None:
+    """The pages on which one looks and paints, in Chromium."""
+    from playwright.sync_api import Page, sync_playwright
+
+    def stroke(page: Page, places: Sequence[tuple[float, float]]) -> None:
+        box = page.locator("canon-painter").bounding_box()
+        assert box is not None
+        at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+        page.mouse.move(*at[0])
+        page.mouse.down()
+        for place in at[1:]:
+            page.mouse.move(*place, steps=12)
+        page.mouse.up()
+
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "demo"
+        fit_into(project, FitRequest(scene().save(Path(folder) / "source"), options={"preset": "fast"}), no_progress)
+        command = [sys.executable, "-m", "canon.cli", "view", str(project), "--no-browser"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[0]
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1366, "height": 760})
+            page.goto(address)
+            page.get_by_role("tab", name="Paint").click()
+            page.wait_for_timeout(6000)
+            stroke(page, [(0.25, 0.72), (0.33, 0.8), (0.42, 0.72)])
+            page.locator("canon-painter input[type=number]").last.fill("14")
+            page.keyboard.press("Enter")
+            page.wait_for_timeout(4000)
+            shot(page.screenshot(), "viewer-paint")
+            page.get_by_role("tab", name="Look").click()
+            page.wait_for_timeout(6000)
+            box = page.locator("canon-inspector").bounding_box()
+            assert box is not None
+            page.mouse.move(box["x"] + 0.24 * box["width"], box["y"] + 0.3 * box["height"])
+            page.wait_for_timeout(2000)
+            shot(page.screenshot(), "viewer-look")
+            browser.close()
+        server.send_signal(signal.SIGINT)
+        server.wait()
+
+
+def shot(picture: bytes, name: str) -> None:
+    """Write a screenshot."""
+    path = OUT / f"{name}.webp"
+    Image.open(io.BytesIO(picture)).convert("RGB").save(path, quality=80, method=6)
+    print(f"{path}  {path.stat().st_size // 1024} KiB")
 
 
 def column(frames: int, size: tuple[int, int], degrees: float) -> Clip:

@@ -14,7 +14,7 @@ KINDS = ("clip", "fit", "edit", "render", "measure")
 
 @dataclass(frozen=True)
 class Resources:
-    """What a task may use. Threads are set to ``cpus`` wherever it runs, so that its numbers are the same everywhere."""
+    """What a task may use. Threads are set to ``cpus`` wherever it runs, so that numbers are the same everywhere."""
 
     cpus: int = 2
     gpus: float = 0.0
@@ -40,7 +40,7 @@ class Task:
     seconds: float = 0.0
     """Estimated cost."""
     warm: str = ""
-    """What is costly to load for it, such as a diffusion model; tasks of one kind of warmth are best run by one worker."""
+    """What is costly to load for it, such as a diffusion model; tasks of one warmth are best run by one worker."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,9 @@ What it is of:
 - ``kind``: registered name of the representation (``atlas``); ``tool``: that of the editor (``restyle``), of a stack
   those of all joined by " + ", or None.
 - ``prompt``: the editor's prompt if it has one, else None.
-- ``representation.OPTION``, ``editor.OPTION``: every option that the experiment gives or sweeps (not the defaults),
-  numbers, texts, booleans or lists; missing in rows whose item does not have it.
+- ``representation.OPTION``, ``editor.OPTION`` (of an edit of several layers also ``editor.LAYER.OPTION``): every option
+  that the experiment gives or sweeps (not the defaults), numbers, texts, booleans or lists; missing in rows whose item
+  does not have it. ``clip.OPTION`` only if a sweep varies it.
 - ``swept``: names of the columns above that a sweep varies, a list of texts (often empty).
 
 What came of it:

@@ -26,7 +26,7 @@ class ProgressTable(Callback):
         self._state: dict[str, str] = {}
         self._running: dict[str, tuple[Task, str]] = {}
         self._groups: dict[tuple[str, str], dict[str, list[str]]] = {}
-        self._todo, self._ended, self._failed = 0, 0, 0
+        self._todo, self._ended, self._failed, self._closed = 0, 0, 0, False
         self._begin, self._stage = time.perf_counter(), ""
         self._seconds_done, self._seconds = 0.0, 0.0
 
@@ -36,6 +36,7 @@ class ProgressTable(Callback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True
         if self._live is not None:
             self._live.stop()
 
@@ -144,6 +145,8 @@ class ProgressTable(Callback):
             text.append(f", {self._failed} failed", style="red")
         text.append(f", {clock(spent)}")
         left = self._seconds - self._seconds_done
+        if self._ended == self._todo and not self._closed:
+            text.append(", writing results", style="dim")
         if 0 < self._ended < self._todo and self._seconds_done > 0:
             text.append(f", about {clock(spent * left / self._seconds_done)} left", style="dim")
         return text

@@ -6,7 +6,10 @@ was uploaded here.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -32,9 +35,11 @@ from canon.viewer.studio import Studio
 
 MOST_UPLOADED = 256 << 20
 """Bytes of one file that is uploaded to an editor."""
+_UPLOADS_KEPT = 30 * 86400.0
+"""Seconds that an uploaded file is kept; edits that were made with it do not need it any more."""
 _SCRIPTS = ("canon.js", "jobs.js", "project.js", "variants.js", "choosers.js")
 _FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
-_FILE_ROUTE = "/gradio_api/file="
+_FILE_ROUTE = "/gradio_api/file"
 
 
 def build(project: Path, *, password: str | None = None, host: str = "127.0.0.1", device: str | None = None) -> FastAPI:
@@ -50,7 +55,7 @@ def build(project: Path, *, password: str | None = None, host: str = "127.0.0.1"
     """
     opened = Project.open(project)
     uploads = opened.folder.resolve() / WORK / "uploads"
-    uploads.mkdir(parents=True, exist_ok=True)
+    _make_room(uploads)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # gradio knows no other way
     studio = Studio(opened)
     place = Workplace(studio, Shelf(studio), Jobs(opened.folder.resolve() / WORK / "jobs"))
@@ -90,6 +95,15 @@ def build(project: Path, *, password: str | None = None, host: str = "127.0.0.1"
 
     app.state.close, app.state.place = close, place
     return app
+
+
+def _make_room(uploads: Path) -> None:
+    """Make the folder for uploads, and delete those that are old."""
+    uploads.mkdir(parents=True, exist_ok=True)
+    for folder in uploads.iterdir():
+        with contextlib.suppress(OSError):
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > _UPLOADS_KEPT:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pages(place: Workplace, uploads: Path, confined: Path | None, device: str | None) -> gr.Blocks:
@@ -145,7 +159,7 @@ class _OnlyUploads:
         """Answer 403 to other paths."""
         path = scope.get("path", "") if scope["type"] == "http" else ""
         if _FILE_ROUTE in path or "/gradio_api/proxy" in path:
-            named = Path("/" + path.partition(_FILE_ROUTE)[2].lstrip("/")).resolve()
+            named = Path("/" + path.partition(_FILE_ROUTE)[2].lstrip("=/")).resolve()
             if self.uploads not in named.parents:
                 await send(
                     {"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]}

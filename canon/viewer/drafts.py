@@ -549,7 +549,6 @@ class Draft:
             self._timer.cancel()
         wait = min(_SAVE_SOON, max(self._dirty_since + _SAVE_LATEST - now, 0.0))
         self._timer = threading.Timer(wait, self._autosave)
-        self._timer.daemon = True
         self._timer.start()
 
     def _autosave(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from canon.boxes import Box
 from canon.coordinates import grid_nodes
 from canon.edits import Over
-from canon.fits import Fit
+from canon.fits import Fit, nonzero_box
 from canon.grids import grid_window, level_of_detail
 from canon.sampling import mip_levels, pyramid, sample_mip
 from canon.viewer.live import Made, straight_float
@@ -56,8 +56,8 @@ def backward(fit: Fit, t: int, name: str) -> Backward | None:
     nodes = grid_nodes((height, width), _LATTICE).numpy()
     corner = np.array([box[1].start, box[0].start], np.float32)
     # Only what the frame comes near to is looked for: the search for what it does not show takes longest.
-    near = np.zeros(nodes.shape[:2], np.uint8)
-    last_node = np.array([near.shape[1] - 1, near.shape[0] - 1])
+    near: np.ndarray = np.zeros(nodes.shape[:2], np.uint8)
+    last_node = np.array([nodes.shape[1] - 1, nodes.shape[0] - 1])
     places = np.clip(np.rint((uv[area] - corner) / _LATTICE).astype(int), 0, last_node)
     near[places[:, 1], places[:, 0]] = 1
     wanted = cv2.dilate(near, np.ones((5, 5), np.uint8)) > 0
@@ -90,23 +90,38 @@ def pulled(fit: Fit, t: int, name: str, maps: Backward, rgba: np.ndarray, opacit
         rgba: uint8 [H, W, 4], as it is to look in the frame; the lighting there is divided out.
         gated: leave out soft edges beside which nothing of the layer's solid part is painted.
     """
-    painted = (rgba[..., 3] > 0) & (maps.weight > 0)
+    part = nonzero_box(np.ascontiguousarray(rgba[..., 3]))
+    if part is None:
+        return None
+    levels = mip_levels(maps.lod)
+    part = _aligned(part, max(1 << levels, 2 * _RIM), fit.size)
+    painted = (rgba[part][..., 3] > 0) & (maps.weight[part] > 0)
     if gated:
-        solid = (painted & (maps.weight > _SOLID)).astype(np.uint8)
+        solid = (painted & (maps.weight[part] > _SOLID)).astype(np.uint8)
         painted &= cv2.dilate(solid, np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)) > 0
-    box = _seen_box(maps.uv, painted, fit.layer(name).canvas_size)
+    box = _seen_box(maps.uv[part], painted, fit.layer(name).canvas_size)
     if box is None:
         return None
     box = _clipped(box, maps.box)
-    colours = straight_float(rgba, opacity)
+    colours = straight_float(rgba[part], opacity)
     colours[..., 3] *= painted
-    colours[..., :3] /= np.maximum(fit.lighting(t, name), 1e-3)
+    colours[..., :3] /= np.maximum(fit.lighting(t, name, part), 1e-3)
     colours[..., :3] *= colours[..., 3:]
     inner = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, maps.box, strict=True))
-    found = sample_mip(pyramid(colours, mip_levels(maps.lod)), np.ascontiguousarray(maps.pixels[inner]), maps.lod)
+    corner = np.array([part[1].start, part[0].start], np.float32)
+    found = sample_mip(pyramid(colours, levels), maps.pixels[inner] - corner, maps.lod)
     found[~maps.known[inner]] = 0
     found[..., :3] /= np.maximum(found[..., 3:], 1e-6)
     return Made(Over(found), box) if (found[..., 3] > 0).any() else None
+
+
+def _aligned(box: Box, step: int, size: tuple[int, int]) -> Box:
+    """A box with at least ``step`` pixels around it and corners at multiples of that, where the frame has as many."""
+    rows, columns = (
+        slice(max(side.start // step - 1, 0) * step, min((-(-side.stop // step) + 1) * step, length))
+        for side, length in zip(box, size, strict=True)
+    )
+    return rows, columns
 
 
 def _clipped(box: Box, outer: Box) -> Box:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from canon.compose import LayerEdit
+from canon.edits import resize_to
 from canon.fits import Fit
 from canon.storage import to_uint8
 
@@ -116,11 +117,11 @@ def canvas(fit: Fit, layer: str, segment: int = 0, edit: LayerEdit | None = None
         found = found * np.array([1, 1, 1, 0.25], np.float32)
     elif edit is not None and edit.levels:
         height, width = edit.size
-        total = np.zeros((height, width, 4), np.float32)
+        total: np.ndarray = np.zeros((height, width, 4), np.float32)
         part = edit.levels[0]
         total[edit.offset[1] : edit.offset[1] + part.shape[0], edit.offset[0] : edit.offset[0] + part.shape[1]] = part
         if edit.size != edit.canvas:
-            total = cv2.resize(total, edit.canvas[::-1], interpolation=cv2.INTER_AREA)
+            total = resize_to(total, edit.canvas)
         added, hidden = total[box][..., :3], total[box][..., 3:]
         found = np.dstack([added + (1 - hidden) * found[..., :3], np.maximum(found[..., 3:], hidden)])
     return to_uint8(found)

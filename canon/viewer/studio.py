@@ -41,6 +41,8 @@ _DRAFTS_KEPT = 14 * 86400.0
 """Seconds after which a draft that nobody opened again is thrown away."""
 _HOLD = 15.0
 """Seconds without a sign of life after which another tab may take a draft over."""
+_IDLE = 1800.0
+"""Seconds without a sign of life after which a draft is no longer kept in memory."""
 _VERSIONS = 30
 """Versions of an edit that are kept."""
 _LOCK_WAIT = 10.0
@@ -97,10 +99,12 @@ class Studio:
         self._drafts: dict[str, Draft] = {}
         self._lives: OrderedDict[tuple[str, Hashable], LiveVideo] = OrderedDict()
         self._lock = threading.RLock()
+        self._closed = False
         self.expire_drafts()
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write what is not written yet, and end what is under way."""
+        self._closed = True
         with self._lock:
             drafts = list(self._drafts.values())
         for draft in drafts:
@@ -234,11 +238,24 @@ class Studio:
         name = self.project.fit_name(fit)
         for edit in edits:
             self.edit_version(edit)
+        self._rest()
         id = secrets.token_hex(16)
         draft = Draft(id, name, self.fit(name), edits, self.drafts_folder / id, self._ways_of(name))
         with self._lock:
             self._drafts[id] = draft
         return draft
+
+    def _rest(self) -> None:
+        """Keep drafts that no tab has been heard of for long on disk only."""
+        now = time.monotonic()
+        with self._lock:
+            idle = [d for d in self._drafts.values() if d.holder is not None and now - d.holder[1] > _IDLE]
+            for draft in idle:
+                self._drafts.pop(draft.id)
+                for key in [key for key in self._lives if key[0] == draft.id]:
+                    self._lives.pop(key)
+        for draft in idle:
+            draft.close()
 
     def _ways_of(self, fit: str) -> dict[str, Ways]:
         """The ways between the segments of each layer, which are looked for from now on where there are several."""
@@ -250,10 +267,11 @@ class Studio:
             def look() -> None:
                 for name in data.layers:
                     for segment in range(len(data.segments(name))):
-                        crossings(data, name, segment, 1, ways[name])
+                        if not self._closed:
+                            crossings(data, name, segment, 1, ways[name])
 
             if any(len(data.segments(name)) > 1 for name in data.layers):
-                threading.Thread(target=look, name="ways between segments", daemon=True).start()
+                threading.Thread(target=look, name="ways between segments").start()
             return ways
 
         return self._ways.get((fit, self.fit_version(fit)), prepare)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +53,14 @@ PAGES = (
     Page(
         "spatial",
         "Fits in three dimensions",
-        "What fits of `dynamic-nerf` can do besides.",
-        ("canon.spatial.SpatialFit", "canon.spatial.spatial", "canon.cameras.Camera", "canon.skeletons.Motion"),
+        "What fits of `dynamic-nerf` can do besides, and what shows them in the browser.",
+        (
+            "canon.spatial.SpatialFit",
+            "canon.spatial.spatial",
+            "canon.cameras.Camera",
+            "canon.skeletons.Motion",
+            "canon.viewer.spatial.SpatialViewer",
+        ),
     ),
     Page(
         "edit",
@@ -79,8 +87,18 @@ PAGES = (
     Page(
         "experiments",
         "Experiments",
-        "What `canon.run` gives back.",
-        ("canon.experiments.results.Results", "canon.experiments.report.write_report"),
+        "What `canon.run` gives back, what it tells meanwhile, and what logs a fit.",
+        (
+            "canon.experiments.results.Results",
+            "canon.experiments.contracts.Row",
+            "canon.experiments.report.write_report",
+            "canon.experiments.running.Callback",
+            "canon.experiments.contracts.Engine",
+            "canon.trackers.Tracker",
+            "canon.trackers.tensorboard",
+            "canon.trackers.wandb",
+            "canon.trackers.mlflow",
+        ),
     ),
     Page(
         "registry",
@@ -89,6 +107,7 @@ PAGES = (
         (
             "canon.registry.Representation",
             "canon.registry.Editor",
+            "canon.registry.Progress",
             "canon.registry.representation",
             "canon.registry.editor",
             "canon.registry.names",
@@ -99,13 +118,17 @@ PAGES = (
     Page(
         "exports",
         "Exports",
-        "What leaves for other programs.",
+        "What leaves for other programs, and layered images, which come from them.",
         (
             "canon.exports.stmap.export_stmaps",
             "canon.exports.tracks.export_tracks",
             "canon.exports.tracks.follow",
             "canon.exports.labels.propagate_labels",
             "canon.exports.stabilise.stabilised",
+            "canon.layered_images.read_layers",
+            "canon.layered_images.write_layers",
+            "canon.layered_images.LayeredImage",
+            "canon.layered_images.PaintLayer",
         ),
     ),
 )
@@ -116,8 +139,7 @@ def api_page(page: Page) -> str:
     links = {name: f"#{name}" if where == page.name else f"{where}.md#{name}" for name, where in _places().items()}
     parts = [f"# {page.title}\n", page.what + "\n"]
     for name in page.things:
-        thing = resolved(name)
-        parts.append(_class(name, thing, links) if inspect.isclass(thing) else _function(name, thing, links, "##"))
+        parts.append(_described(name, resolved(name), links))
     return "\n".join(parts)
 
 
@@ -125,6 +147,25 @@ def resolved(name: str) -> Any:
     """The object of a full name."""
     module, _, last = name.rpartition(".")
     return getattr(importlib.import_module(module), last)
+
+
+def _described(name: str, thing: Any, links: Mapping[str, str]) -> str:
+    if inspect.isclass(thing):
+        return _class(name, thing, links)
+    if inspect.isfunction(thing):
+        return _function(name, thing, links, "##")
+    return "\n".join([_heading(name, "type", "##"), docstring(data_docstring(name), links)])
+
+
+def data_docstring(name: str) -> str:
+    """The string below the assignment of a name in its module."""
+    module, _, last = name.rpartition(".")
+    body = ast.parse(inspect.getsource(importlib.import_module(module))).body
+    for entry, below in itertools.pairwise(body):
+        targets = entry.targets if isinstance(entry, ast.Assign) else [getattr(entry, "target", None)]
+        if last in [getattr(target, "id", "") for target in targets]:
+            return str(getattr(getattr(below, "value", None), "value", ""))
+    return ""
 
 
 @functools.cache

@@ -75,6 +75,10 @@ def _paragraphs(body: str, links: Mapping[str, str]) -> str:
         if code and indented:
             found.append(part)
             continue
+        if part.startswith("- "):
+            items = re.split(r"\n(?=- )", part)
+            found.append("\n".join(f"- {inline(item[2:], links)}" for item in items))
+            continue
         code = part.rstrip().endswith("::")
         found.append(inline(re.sub(r"::\s*$", ":", part), links))
     return "\n\n".join(found) + "\n"

@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -24,6 +25,7 @@ import pytest
 import canon
 from canon import registry
 from canon.cli import BAD_INPUT, COMMANDS, DONE, main
+from canon.edits import Over
 from canon.project import Project
 from canon.scenes import make
 from canon.storage import to_float, write_image
@@ -70,7 +72,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built anew."""
     out = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # mkdocs-material's notice of another program
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "WARNING" not in done.stderr
     return out
@@ -320,6 +323,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     registry._entries.cache_clear()
 
 
+def paint_of(name: str) -> np.ndarray:
+    """What an edit of the project ``walk`` paints on the background."""
+    (paint,) = canon.load_edit(f"walk/edits/{name}").operations("background")
+    assert isinstance(paint, Over)
+    return paint.rgba
+
+
 @pytest.mark.slow
 def test_the_editor_of_the_page(install: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
     install("adding-an-editor.md")
@@ -331,7 +341,7 @@ def test_the_editor_of_the_page(install: Callable[[str], None], capsys: pytest.C
     said = " ".join(capsys.readouterr().out.split())
     assert "Leave a layer a few levels of each colour." in said and "red, green and blue are left" in said
     assert "framewise_warp_error" in said
-    painted = canon.load_edit("walk/edits/few").operations("background")[0].rgba
+    painted = paint_of("few")
     assert np.abs(painted[..., :3] * 2 - np.round(painted[..., :3] * 2)).max() < 1e-3, "three levels"
     assert main(["edit", "walk", "--editor", "posterise", "--name", "bad", "--levels", "1"]) == BAD_INPUT
     assert capsys.readouterr().err.strip() == "canon: There cannot be 1 levels of a colour; choose 2 to 64."
@@ -340,7 +350,7 @@ def test_the_editor_of_the_page(install: Callable[[str], None], capsys: pytest.C
     left[:, : known.shape[1] // 2] = 255
     write_image(Path("mask.png"), np.repeat(left[..., None], 3, axis=-1))
     assert main(["edit", "walk", "--editor", "posterise", "--name", "half", "--mask", "mask.png"]) == DONE
-    half = canon.load_edit("walk/edits/half").operations("background")[0].rgba[..., 3]
+    half = paint_of("half")[..., 3]
     assert np.abs(half - known * (left > 0)).max() < 1e-3, "the mask holds"
 
 

@@ -23,7 +23,8 @@ from canon.errors import InputError
 from canon.experiments.contracts import Outcome, Resources, Task
 from canon.experiments.frontier import Frontier
 from canon.experiments.mirror import Mirror
-from canon.experiments.ray_engine import RayEngine, Size, _Actor, _fit_together, _size
+from canon.experiments.ray_cluster import Size, fit_together, size_of
+from canon.experiments.ray_engine import RayEngine, _Actor
 from canon.experiments.slurm_engine import SlurmEngine
 from canon.experiments.store import FAILED, Store
 from canon.experiments.worker import outcome_from_json, outcome_to_json, task_from_json, task_to_json
@@ -276,20 +277,20 @@ def test_frontier_ends_each_dependent_once() -> None:
 
 def test_workers_fit_on_machines() -> None:
     nodes = [Size(4, 0.0, 1000), Size(8, 2.0, 4000)]
-    assert _fit_together([Size(4, 0, 0)] * 3, nodes) and not _fit_together([Size(4, 0, 0)] * 4, nodes)
-    assert not _fit_together([Size(3, 0, 0)] * 4, nodes)  # 12 CPUs, but one on the small and two on the large machine
-    assert _fit_together([Size(1, 0.5, 0)] * 4, nodes) and not _fit_together([Size(1, 0.5, 0)] * 5, nodes)
-    assert _fit_together([*[Size(4, 0, 0)] * 2, Size(4, 1, 0)], nodes)
-    assert not _fit_together([Size(1, 0, 3000)] * 2, nodes)
+    assert fit_together([Size(4, 0, 0)] * 3, nodes) and not fit_together([Size(4, 0, 0)] * 4, nodes)
+    assert not fit_together([Size(3, 0, 0)] * 4, nodes)  # 12 CPUs, but one on the small and two on the large machine
+    assert fit_together([Size(1, 0.5, 0)] * 4, nodes) and not fit_together([Size(1, 0.5, 0)] * 5, nodes)
+    assert fit_together([*[Size(4, 0, 0)] * 2, Size(4, 1, 0)], nodes)
+    assert not fit_together([Size(1, 0, 3000)] * 2, nodes)
 
 
 def test_what_a_worker_asks_for() -> None:
     nodes = [Size(1, 0.0, 1000), Size(2, 1.0, 1000)]
-    assert _size(Task("k", "edit", "x", {}, resources=Resources(8)), nodes) == Size(2, 0.0, 0)  # fewer cores: slower
-    assert _size(Task("k", "edit", "x", {}, resources=Resources(1, 0.5, 500)), nodes) == Size(1, 0.5, 500)
+    assert size_of(Task("k", "edit", "x", {}, resources=Resources(8)), nodes) == Size(2, 0.0, 0)  # fewer cores: slower
+    assert size_of(Task("k", "edit", "x", {}, resources=Resources(1, 0.5, 500)), nodes) == Size(1, 0.5, 500)
     for too_much in (Resources(1, 2.0), Resources(1, 0.0, 2000)):
         with pytest.raises(InputError, match="'x' asks for 1 CPU"):
-            _size(Task("k", "edit", "x", {}, resources=too_much), nodes)
+            size_of(Task("k", "edit", "x", {}, resources=too_much), nodes)
 
 
 def test_a_worker_that_does_not_see_the_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +318,7 @@ def test_no_cluster_at_the_address_is_one_sentence(tmp_path: Path, address: str)
 
 @pytest.mark.slow
 def test_something_else_at_the_address_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canon.experiments.ray_engine.CONNECT_SECONDS", 4.0)
+    monkeypatch.setattr("canon.experiments.ray_cluster.ANSWER_SECONDS", 4.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(InputError, match="did not answer within 4 seconds"):
@@ -364,7 +365,7 @@ class Cluster:
             os.killpg(process.pid, signal.SIGTERM)
         for process in self._processes:
             try:
-                process.wait(20)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
 
@@ -662,7 +663,7 @@ def done(out: Path) -> dict[str, tuple[int, str]]:
 
 
 @pytest.mark.slow
-def test_workers_with_folders_of_their_own_meet_in_a_remote_store(
+def test_machines_meet_in_a_remote_store(
     cluster: Cluster, experiment: Path, in_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy as np
@@ -676,7 +677,9 @@ def test_workers_with_folders_of_their_own_meet_in_a_remote_store(
     (row,) = [row for row in results.rows if row["editor"] == "grade" and row["status"] == "ok"]
     render = Store.open(url, tmp_path / "another").fetch(row["render"])
     assert np.array_equal(frames(render), frames(in_process / row["render"]))
-    assert len({path.name for path in (tmp_path / "workers").iterdir()}) == 2
+    assert {path.name for path in (tmp_path / "machines").iterdir()} == set(
+        Store.open(url, tmp_path / "last").records()
+    )
 
 
 # --- jobs ---

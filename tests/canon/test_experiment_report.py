@@ -72,7 +72,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
                     prompt=INJECTED,
                     edits=[f"projects/pan/edits/{edit}"],
                     render=f"projects/pan/renders/{edit}.mp4",
-                    **{"editor.strength": 0.5, "editor.tint": [1, 0.5], "swept": ["editor.strength"]},
+                    **{
+                        "editor.strength": 0.5,
+                        "editor.overlay": seed == 1,
+                        "editor.tint": [1, 0.5],
+                        "swept": ["editor.strength"],
+                    },
                     key_edit=f"edit-{edit}",
                 )
             )

@@ -29,7 +29,7 @@ from canon.experiments.contracts import Outcome, Task
 from canon.experiments.inprocess import InProcessEngine
 from canon.experiments.loading import Problems, SpecError, read_experiment
 from canon.experiments.planning import Plan, make_plan
-from canon.experiments.running import Callback, driver_lock, load_experiment, open_store
+from canon.experiments.running import Callback, driver_lock, load_experiment, make_engine, open_store
 from canon.experiments.store import DONE, FAILED, Store
 from canon.project import Project
 from canon.storage import write_image
@@ -65,7 +65,7 @@ def checked(value: Mapping[str, Any]) -> Experiment:
 
 def plan_of(value: Mapping[str, Any], out: Path) -> Plan:
     experiment = checked(value)
-    return make_plan(experiment, open_store(experiment, out))
+    return make_plan(experiment, Store.open(out))
 
 
 def names(experiment: Experiment) -> list[str]:
@@ -360,6 +360,7 @@ def test_keys_are_of_what_results_depend_on(clips: Path, tmp_path: Path) -> None
     art = "edit one / atlas / paint"
     first = plan_of(value(hue=30), tmp_path / "out")
     before = {label: key(first, label) for label in (*labels, art)}
+    first.keep(Store.open(tmp_path / "out"))  # with digests, which only hold for files that have not changed since
 
     def changed(other: Mapping[str, Any]) -> set[str]:
         plan = plan_of(other, tmp_path / "out")
@@ -413,7 +414,7 @@ def test_an_out_that_is_not_ours_is_refused(clips: Path, tmp_path: Path) -> None
     experiment = checked(basic(clips))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    with pytest.raises(SpecError, match="holds 'thesis.tex' and no experiment"):
+    with pytest.raises(SpecError, match=r"holds 'thesis\.tex' and no experiment"):
         open_store(experiment, tmp_path / "full")
     with pytest.raises(SpecError, match="is a file"):
         open_store(experiment, tmp_path / "full" / "thesis.tex")
@@ -535,8 +536,6 @@ def test_the_estimate_is_of_earlier_runs(
 def test_a_crash_of_an_editor_is_a_fault_and_the_rest_goes_on(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from canon.editors.remove import Remove
-
     whole = task_module._edit
 
     def breaks(asked: Mapping[str, Any], *rest: Any) -> Any:
@@ -544,7 +543,6 @@ def test_a_crash_of_an_editor_is_a_fault_and_the_rest_goes_on(
             raise ZeroDivisionError("by zero") if asked["options"].get("grow") else MemoryError
         return whole(asked, *rest)
 
-    assert Remove is not None
     monkeypatch.setitem(task_module._KINDS, "edit", breaks)
     editors = [{"name": "r", "editor": "remove", "grow": 3}, {"name": "m", "editor": "remove", "grow": 0}, "grade"]
     path = written(tmp_path, {**basic(clips), "editors": editors, "metrics": False, "render": False})
@@ -561,10 +559,10 @@ def test_a_crash_of_an_editor_is_a_fault_and_the_rest_goes_on(
 
 def test_fits_of_one_project_stand_beside_each_other_but_not_beside_canon_fit(clips: Path, tmp_path: Path) -> None:
     project = Project.create(tmp_path / "p")
-    with project.share("a"), project.share("b"):
-        with pytest.raises(InputError, match="Another canon is fitting"), project.lock():
-            pass
-    with project.lock(), pytest.raises(InputError, match="Another canon is fitting"), project.share("a"):
+    fitting = "Another canon is fitting"
+    with project.share("a"), project.share("b"), pytest.raises(InputError, match=fitting), project.lock():
+        pass
+    with project.lock(), pytest.raises(InputError, match=fitting), project.share("a"):
         pass
     with project.lock():
         pass
@@ -638,7 +636,7 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_engines_are_chosen_by_name(clips: Path, tmp_path: Path) -> None:
-    assert isinstance(InProcessEngine(), InProcessEngine)
+    assert isinstance(make_engine("in-process"), InProcessEngine)
     for options, said in (
         ({"engine": "steam"}, "no engine 'steam'"),
         ({"workers": 3}, "goes with ray or slurm"),

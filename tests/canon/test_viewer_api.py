@@ -39,9 +39,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def studio(folder: Path, tmp_path: Path) -> Studio:
+def studio(folder: Path, tmp_path: Path) -> Iterator[Studio]:
     shutil.copytree(folder, tmp_path / "project")
-    return Studio(Project.open(tmp_path / "project"))
+    studio = Studio(Project.open(tmp_path / "project"))
+    yield studio
+    studio.close()
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def png(height: int = 20, width: int = 30, colour: tuple[int, ...] = (250, 10, 2
 def test_frames_are_what_the_fit_says(web: TestClient, studio: Studio) -> None:
     fit = studio.fit("true")
 
-    def frame(view: str, **query: object) -> np.ndarray:
+    def frame(view: str, **query: str | float) -> np.ndarray:
         answer = web.get("/canon/fits/true/frames/3", params={"view": view, "format": "png", **query})
         assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
         return image(answer.content)
@@ -334,7 +336,8 @@ def test_what_is_not_there(web: TestClient) -> None:
     refused(web.get("/canon/drafts/nothing"), 400, "no such drawing")
     refused(web.get("/canon/nowhere"), 404, "nothing at this address")
     draft = new_draft(web)
-    for target in ({"layer": "sky"}, {"frame": 99}, {"frame": "x"}, {"layer": 3}, [], {}):
+    targets: list[object] = [{"layer": "sky"}, {"frame": 99}, {"frame": "x"}, {"layer": 3}, [], {}]
+    for target in targets:
         answer = web.post(f"/canon/drafts/{draft}/layers?tab=one", json={"target": target})
         assert answer.status_code == 400 and set(answer.json()) == {"error"}
     refused(web.get(f"/canon/drafts/{draft}/export?format=gif&layer=background"), 400, "not as 'gif'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,11 @@ def folder(fit: Fit, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def studio(folder: Path, tmp_path: Path) -> Studio:
+def studio(folder: Path, tmp_path: Path) -> Iterator[Studio]:
     shutil.copytree(folder, tmp_path / "project")
-    return Studio(Project.open(tmp_path / "project"))
+    studio = Studio(Project.open(tmp_path / "project"))
+    yield studio
+    studio.close()
 
 
 def dab(seed: int, height: int = 14, width: int = 22) -> np.ndarray:
@@ -261,7 +264,12 @@ def test_a_draft_is_written_by_itself_but_not_at_every_dab(studio: Studio, monke
     monkeypatch.setattr("canon.viewer.drafts._SAVE_SOON", 0.2)
     written: list[int] = []
     plain_write = Draft.write
-    monkeypatch.setattr(Draft, "write", lambda self: (written.append(self.revision), plain_write(self))[1])
+
+    def write(draft: Draft) -> None:
+        written.append(draft.revision)
+        plain_write(draft)
+
+    monkeypatch.setattr(Draft, "write", write)
     draft = studio.new_draft("true")
     layer = draft.add_layer(Target("background"))
     for k in range(10):
@@ -310,6 +318,19 @@ def test_two_tabs_get_a_drawing_each(studio: Studio) -> None:
     np.testing.assert_array_equal(draft.layers[0].rgba[5:19, 5:27], dab(1))
     studio.release(draft, "one")
     assert studio.open_draft(draft.id, "two") is draft
+
+
+def test_a_draft_that_nobody_holds_rests_on_disk(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = studio.new_draft("true")
+    draft.patch(draft.add_layer(Target("background")).id, 5, 5, dab(1))
+    studio.hold(draft, "one")
+    studio.preview("true", 0, [], draft.id)
+    monkeypatch.setattr("canon.viewer.studio._IDLE", -1.0)
+    studio.new_draft("true")
+    back = studio.draft(draft.id)
+    assert back is not draft
+    np.testing.assert_array_equal(back.layers[0].rgba, draft.layers[0].rgba)
+    np.testing.assert_array_equal(studio.preview("true", 5, [], back.id), plain(draft, [], 5))
 
 
 # --- saving ---

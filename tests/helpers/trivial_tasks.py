@@ -40,8 +40,8 @@ def execute_at_once(task: Task, store: Store) -> Outcome:
 
 
 def execute_apart(task: Task, store: Store) -> Outcome:
-    """Run a real task as on a machine of its own: what it needs comes through the store's URL alone."""
+    """Run a real task as if it had a machine of its own: what it needs comes through the store's URL alone."""
     from canon.experiments.tasks import execute
 
-    scratch = Path(store.url.removeprefix("file://")).parent / "workers" / str(os.getpid())
+    scratch = Path(store.url.removeprefix("file://")).parent / "machines" / task.key
     return execute(task, Store.open(store.url, scratch))

@@ -76,11 +76,19 @@ export class Brush {
     let box = null;
     for (const [x, y, pressure] of dabs) {
       const size = Math.max(tool.size * pressure, 0.5);
-      const stamp = this.stamp(size);
-      const half = stamp.width / 2;
-      context.globalAlpha = 0.3 + 0.7 * tool.hardness;
-      context.drawImage(stamp, x - half, y - half);
-      box = union(box, { x: x - half - 1, y: y - half - 1, width: stamp.width + 2, height: stamp.width + 2 });
+      const half = Math.ceil(size / 2) + 2;
+      if (tool.hardness >= 0.98) {
+        context.globalAlpha = 1;
+        context.fillStyle = tool.colour;
+        context.beginPath();
+        context.arc(x, y, size / 2, 0, 2 * Math.PI);
+        context.fill();
+      } else {
+        const stamp = this.stamp(size);
+        context.globalAlpha = 0.3 + 0.7 * tool.hardness;
+        context.drawImage(stamp, x - stamp.width / 2, y - stamp.width / 2);
+      }
+      box = union(box, { x: x - half, y: y - half, width: 2 * half, height: 2 * half });
     }
     box = clipped(box, buffer.width, buffer.height);
     if (!box) return null;
@@ -113,7 +121,7 @@ export class Brush {
     this.stale = true;
   }
 
-  /** One dab, centred in a small canvas. */
+  /** One soft dab, centred in a small canvas. */
   stamp(size) {
     const { colour, hardness } = this.tool;
     const rounded = Math.round(size * 4) / 4;
@@ -122,17 +130,14 @@ export class Brush {
     const stamp = document.createElement("canvas");
     stamp.width = stamp.height = 2 * Math.ceil(rounded / 2 + 1);
     const context = stamp.getContext("2d"), centre = stamp.width / 2, radius = rounded / 2;
-    if (hardness >= 0.98) context.fillStyle = colour;
-    else {
-      const fade = context.createRadialGradient(centre, centre, 0, centre, centre, radius);
-      for (let k = 0; k <= 16; k++) {
-        const along = k / 16;
-        const far = Math.max((along - hardness) / (1 - hardness), 0);
-        const alpha = 1 - far * far * (3 - 2 * far);
-        fade.addColorStop(along, colour + Math.round(255 * alpha).toString(16).padStart(2, "0"));
-      }
-      context.fillStyle = fade;
+    const fade = context.createRadialGradient(centre, centre, 0, centre, centre, radius);
+    for (let k = 0; k <= 16; k++) {
+      const along = k / 16;
+      const far = Math.max((along - hardness) / (1 - hardness), 0);
+      const alpha = 1 - far * far * (3 - 2 * far);
+      fade.addColorStop(along, colour + Math.round(255 * alpha).toString(16).padStart(2, "0"));
     }
+    context.fillStyle = fade;
     context.beginPath();
     context.arc(centre, centre, radius, 0, 2 * Math.PI);
     context.fill();

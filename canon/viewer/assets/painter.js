@@ -194,6 +194,7 @@ export class CanonPainter extends HTMLElement {
       this.message,
     );
     this.app.addEventListener("keydown", (event) => this.key(event));
+    this.app.addEventListener("pointerdown", (event) => isTyping(event) || this.app.focus({ preventScroll: true }), true);
     this.app.addEventListener("keyup", (event) => this.keyUp(event));
     this.app.addEventListener("blur", () => (this.spaceHeld = false));
     this.app.addEventListener("dragover", (event) => event.dataTransfer.types.includes("Files") && event.preventDefault());
@@ -225,7 +226,7 @@ export class CanonPainter extends HTMLElement {
       const name = fit || (await get(["fits"])).fits.at(-1)?.name;
       if (!name) throw new Error("This project has no fit yet.");
       const about = await get(["fits", name]);
-      if (this.state) await this.outbox.settled();
+      if (this.state) await this.flush();
       if (!this.state || this.state.fit !== name || (draft && draft !== this.draft)) {
         if (this.draft) send("POST", ["drafts", this.draft, "release"], {}, { tab: TAB }).catch(() => {});
         this.about = about;
@@ -298,7 +299,7 @@ export class CanonPainter extends HTMLElement {
 
   /** An empty drawing on the same fit. */
   async startAnew() {
-    await this.outbox.settled();
+    await this.flush();
     const { fit, edits } = this;
     send("POST", ["drafts", this.draft, "release"], {}, { tab: TAB }).catch(() => {});
     this.state = await send("POST", ["drafts"], {}, { fit, edits, tab: TAB });
@@ -323,8 +324,10 @@ export class CanonPainter extends HTMLElement {
     this.wantPreview();
   }
 
-  flush() {
-    return this.outbox.settled();
+  async flush() {
+    clearTimeout(this.textTimer);
+    await this.endPlacing();
+    await this.outbox.settled();
   }
 
   // --- what is painted on ---
@@ -399,7 +402,8 @@ export class CanonPainter extends HTMLElement {
     for (const layer of this.state.layers) {
       let buffer = this.buffers.get(layer.id);
       if (buffer) {
-        const extra = this.placing && buffer === this.placed ? buffer.about.extra : layer.extra;
+        const moving = buffer === this.placing?.buffer || buffer === this.finishing;
+        const extra = moving ? buffer.about.extra : layer.extra;
         buffer.about = { ...layer, extra };
         buffer.show();
       } else if (this.here(layer)) {
@@ -540,7 +544,6 @@ export class CanonPainter extends HTMLElement {
   }
 
   down(event) {
-    this.app.focus({ preventScroll: true });
     if (!this.about || event.button !== 0 || this.stage.moving) return;
     const [x, y] = this.stage.toWorld(event);
     if (this.tool === "picker" || event.altKey) {
@@ -645,6 +648,7 @@ export class CanonPainter extends HTMLElement {
   async assetOf(buffer) {
     if (buffer.about.kind !== "image") return null;
     const { id } = buffer.about;
+    if (!this.assets.has(id) && !buffer.about.asset) return null;
     if (!this.assets.has(id)) this.assets.set(id, await picture(address(["drafts", this.draft, "layers", String(id), "asset"])));
     return this.assets.get(id);
   }
@@ -683,13 +687,20 @@ export class CanonPainter extends HTMLElement {
     this.handles.draw();
   }
 
-  async endPlacing() {
+  /** All that was placed is told to the server; the promise is that of what is under way already, if there is. */
+  endPlacing() {
     const sender = this.placing;
-    if (!sender) return;
-    const { buffer } = sender;
-    sender.box = union(sender.box, draw(buffer, await this.assetOf(buffer).catch(() => null)));
     this.placing = null;
+    if (sender) this.ending = this.finishPlacing(sender);
+    return this.ending;
+  }
+
+  async finishPlacing(sender) {
+    const { buffer } = sender;
+    this.finishing = buffer;
+    sender.box = union(sender.box, draw(buffer, await this.assetOf(buffer).catch(() => null)));
     await sender.end();
+    this.finishing = null;
     // The place itself belongs to the same change as the pixels.
     await this.mutate("PATCH", ["layers", String(buffer.about.id)], { stroke: sender.stroke }, { extra: buffer.about.extra }).catch(() => {});
   }
@@ -770,7 +781,7 @@ export class CanonPainter extends HTMLElement {
   }
 
   async exportAs(format) {
-    await this.outbox.settled();
+    await this.flush();
     const query = { format, layer: this.target.layer, segment: this.target.segment, frame: this.target.frame };
     try {
       const answer = await ask(address(["drafts", this.draft, "export"], query));
@@ -786,7 +797,7 @@ export class CanonPainter extends HTMLElement {
   // --- saving ---
 
   async save(name, replace = false) {
-    await this.outbox.settled();
+    await this.flush();
     await this.outbox.push(() => send("POST", ["drafts", this.draft, "save"], {}, { name, replace }));
     tell(this, "canon-saved", { name });
   }

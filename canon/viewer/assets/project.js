@@ -38,7 +38,7 @@ class CanonProject extends ProjectElement {
   card(kind, one, facts, buttons, details) {
     const src = `/work/thumbnail/${kind}/${segment(one.name)}?v=${one.version}`;
     return h("article", { class: "canon-card", "data-kind": kind, "data-name": one.name },
-      one.sentence ? null : h("img", { class: "canon-thumb", src, alt: `${KINDS[kind]} ${one.name}`, loading: "lazy" }),
+      one.sentence || one.fit === "" ? null : h("img", { class: "canon-thumb", src, alt: `${KINDS[kind]} ${one.name}`, loading: "lazy" }),
       h("div", { class: "canon-card-body" },
         h("div", { class: "canon-card-head" }, h("strong", { title: one.name }, one.name), h("span", { class: "canon-faint" }, when(one.made))),
         one.sentence ? h("p", { class: "canon-sentence failed" }, one.sentence) : h("p", { class: "canon-faint" }, facts),
@@ -71,6 +71,7 @@ class CanonProject extends ProjectElement {
     const buttons = [
       h("button", { class: "primary", onclick: () => show("Look", { fit: one.name, edits: [] }) }, "Look"),
       h("button", { onclick: () => show("Paint", { fit: one.name }) }, "Paint"),
+      one.spatial ? h("button", { onclick: () => show("3-D", { fit: one.name }) }, "3-D") : null,
       measure("fits", one),
     ];
     return this.card("fits", one, facts, buttons, tables("fits", one));
@@ -122,7 +123,7 @@ function fold(key, title, rows, format) {
 /** Open the tab that looks at, or paints on, something. */
 export async function show(label, what) {
   openTab(label);
-  const chooser = await element(label === "Look" ? "canon-look" : "canon-paint");
+  const chooser = await element({ Look: "canon-look", Paint: "canon-paint", "3-D": "canon-spatial" }[label]);
   chooser.choose(what);
 }
 

@@ -121,6 +121,8 @@ class Choice {
     const name = this.name.value.trim();
     if (!name) return this.refuse("Give the edit a name.");
     try {
+      const taken = !replace && (await ask("/work/project")).edits.some((edit) => edit.name === name);
+      if (taken) return this.refuse(`There is an edit “${name}” already; choose another name, or replace it.`, true);
       await ask(`/work/jobs/${this.id}/save`, "POST", { variant: this.chosen, name, replace });
     } catch (error) {
       return this.refuse(error.message, error.status === 409);
