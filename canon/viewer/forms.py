@@ -271,7 +271,7 @@ def _items(field: Field, value: Any) -> tuple[Any, ...]:
 
 def _uploaded(field: Field, value: Any, uploads: Path) -> str:
     path = Path(str(value)).resolve()
-    if  not path.is_file():
+    if Path(uploads).resolve() not in path.parents or not path.is_file():
         raise InputError(f"{field.label} must be a file that was uploaded here.")
     if path.suffix.lower() not in (*OTHER_FILES, ".ora", ".psd", ".exr"):
         try:

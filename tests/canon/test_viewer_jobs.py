@@ -34,12 +34,15 @@ def wait(out="", seconds=60.0, mark=""):
         if mark: Path(mark).write_text(str(os.getpid()))
         time.sleep(seconds / 1000)
     return "waited"
+def hang(mark, out=""):
+    Path(mark).write_text(str(os.getpid()))
+    time.sleep(600)
 def steps(out=""):
     for k in range(5):
         report(f"step {k}", k / 5)
         time.sleep(0.15)
 
-FUNCTIONS = {"add": add, "refuse": refuse, "fail": fail, "die": die, "wait": wait, "steps": steps}
+FUNCTIONS = {"add": add, "refuse": refuse, "fail": fail, "die": die, "wait": wait, "hang": hang, "steps": steps}
 """
 
 
@@ -199,7 +202,7 @@ def test_closing_ends_what_runs(module: str, tmp_path: Path) -> None:
 
 def test_a_viewer_that_is_killed_takes_its_worker_with_it(module: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    code = f"from canon.viewer.jobs import Worker\nWorker({module!r}).call('wait', {{'mark': {str(mark)!r}}})"
+    code = f"from canon.viewer.jobs import Worker\nWorker({module!r}).call('hang', {{'mark': {str(mark)!r}}})"
     viewer = subprocess.Popen([sys.executable, "-c", code])
     until(lambda: mark.exists() and mark.read_text())
     pid = int(mark.read_text())
