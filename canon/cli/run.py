@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
     """Run, and say what came of it."""
     (own,) = parse("run", DESCRIPTION, [RunArguments], arguments)
 
-    from canon.experiments.loading import SpecError
+    from canon.experiments.places import SpecError
 
     try:
         return _dry(own) if own.dry_run else _run(own)

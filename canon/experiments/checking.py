@@ -8,8 +8,9 @@ from typing import Any
 
 from canon import registry
 from canon.errors import InputError
-from canon.experiments.loading import Node, Place, Problems
+from canon.experiments.nodes import Node
 from canon.experiments.options import Unfit, absolute, converted, for_config, hints
+from canon.experiments.places import Place, Problems
 from canon.storage import to_plain
 
 Given = dict[str, tuple[Place, Node]]
@@ -85,6 +86,13 @@ class Checker:
 def given_by(node: Node) -> Given:
     """The entries of a mapping, with the places of their keys."""
     return {key: (node.key(key), one) for key, one in node.value.items()}
+
+
+def patterns_of(node: Node | None) -> list[str]:
+    """One pattern, or a list of them."""
+    if node is None or node.value is None:
+        return []
+    return [str(one.value) for one in node.value] if node.is_list else [str(node.value)]
 
 
 def near_to(word: str, known: Sequence[str]) -> str:

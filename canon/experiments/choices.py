@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from canon.experiments.contracts import Resources
-from canon.experiments.loading import Node, Place
+from canon.experiments.nodes import Node
+from canon.experiments.places import Place
 
 FIT_FIGURES = (
     "psnr", "ssim", "psnr_min", "psnr_unlit", "ssim_unlit", "lpips", "tracks_fb", "folded", "iou_*", "seconds",

@@ -70,20 +70,20 @@ class Outcome:
         return self.error is None
 
 
+Begun = Callable[[Task, str], None]
+"""Told that a task has begun, and the name of its worker."""
+Ended = Callable[[Task, Outcome], None]
+"""Told what came of a task."""
+
+
 class Engine(Protocol):
     """Runs tasks somewhere."""
 
-    def run(
-        self,
-        tasks: Sequence[Task],
-        store: Store,
-        begun: Callable[[Task, str], None],
-        ended: Callable[[Task, Outcome], None],
-    ) -> None:
+    def run(self, tasks: Sequence[Task], store: Store, begun: Begun, ended: Ended) -> None:
         """Run all tasks, each after those that it needs (of these tasks; others are done already).
 
         Where one fails, those that need it are not run, and the rest goes on; they end with an error, too. ``begun``
-        (with the worker's name) and ``ended`` are called in the caller's thread, as things happen. An engine writes no
+        and ``ended`` are called in the caller's thread, as things happen. An engine writes no
         records: :func:`canon.experiments.tasks.execute`, which runs a task, does, before it returns.
         """
 
@@ -113,6 +113,8 @@ What came of it:
   floats and texts (``notes``). The row of an edit has those of its fit, too.
 - ``seconds_fit``, ``seconds_edit``, ``seconds_render``, ``seconds_measure``: of the tasks, whenever they were done;
   ``peak_mib_fit``, ``peak_mib_edit``: their peak memory.
+- ``attempts``: how often the one of its tasks was begun that needed most (1 = all went well at once); missing where
+  none was run.
 - ``frames``, ``height``, ``width`` of the clip.
 
 Where it lies, relative to the store (:meth:`Store.fetch` gives a path on this machine), None where it is not there:

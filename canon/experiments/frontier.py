@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from canon.experiments.contracts import Outcome, Task
 
+NOT_RUN = "Not run, because "
+"""What the error of a task begins with that was not run since another one failed."""
+
 
 class Frontier:
     """The tasks of a run that have not ended; needs that are not among them are done already."""
@@ -48,5 +51,5 @@ class Frontier:
         for failed, _ in ended:  # grows while it is read: what cannot run takes along what needs it
             for dependent in self._dependents.pop(failed.key, ()):
                 if self._open.pop(dependent.key, None) is not None:
-                    ended.append((dependent, Outcome(dependent.key, f"Not run, because '{task.label}' failed.")))
+                    ended.append((dependent, Outcome(dependent.key, f"{NOT_RUN}'{task.label}' failed.")))
         return ended

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from canon.experiments.contracts import Outcome, Task
+from canon.experiments.contracts import Begun, Ended, Task
 from canon.experiments.frontier import Frontier
 from canon.experiments.store import Store
 from canon.experiments.tasks import execute
@@ -19,13 +19,7 @@ class InProcessEngine:
         """Keep whom to tell how far a fit is."""
         self._progress = progress or (lambda stage, done, figures: None)
 
-    def run(
-        self,
-        tasks: Sequence[Task],
-        store: Store,
-        begun: Callable[[Task, str], None],
-        ended: Callable[[Task, Outcome], None],
-    ) -> None:
+    def run(self, tasks: Sequence[Task], store: Store, begun: Begun, ended: Ended) -> None:
         """See :class:`canon.experiments.contracts.Engine`; Ctrl-C ends it between or within tasks, and loses none."""
         frontier, worker = Frontier(tasks), str(os.getpid())
         stopped: set[str] = set()

@@ -13,8 +13,9 @@ from typing import Any
 
 from canon import registry
 from canon.errors import InputError
-from canon.experiments.checking import Checker, Given, given_by, listed, near_to, shown
-from canon.experiments.loading import Node, Place, Problems
+from canon.experiments.checking import Checker, Given, given_by, listed, near_to, patterns_of, shown
+from canon.experiments.nodes import Node
+from canon.experiments.places import Place, Problems
 
 SECTIONS = {"clip": "clips", "representation": "representations", "editor": "editors"}
 OWN = {
@@ -274,7 +275,7 @@ class ItemReader(Checker):
         if matches and all(match.suffix.lower() in IMAGE_SUFFIXES for match in matches):
             return [item]
         matches = [match for match in matches if match.suffix.lower() not in IMAGE_SUFFIXES]
-        matches = [match for match in matches if not matches_any(match.name, self.patterns(item.own.get("exclude")))]
+        matches = [match for match in matches if not matches_any(match.name, patterns_of(item.own.get("exclude")))]
         if not matches:
             self.say(path.place, f"Nothing matches '{texts[0]}'; check the pattern.")
         found = []
@@ -284,12 +285,6 @@ class ItemReader(Checker):
             name = prefix + (_slug(_stem(match.name), 60) or "clip")
             found.append(replace(item, name=name, base=name, own={k: v for k, v in own.items() if k != "name"}))
         return found
-
-    def patterns(self, node: Node | None) -> list[str]:
-        """One pattern, or a list of them."""
-        if node is None or node.value is None:
-            return []
-        return [str(one.value) for one in node.value] if node.is_list else [str(node.value)]
 
     def _read_overrides(self) -> None:
         node = self.top.get("overrides")
@@ -329,7 +324,7 @@ class ItemReader(Checker):
         for level, patterns in node.value.items():
             if not self.known(level, tuple(SECTIONS), node.key(level), "where"):
                 continue
-            found[level] = self.patterns(patterns)
+            found[level] = patterns_of(patterns)
             for pattern in found[level]:
                 if not any(matches_any(name, [pattern]) for item in items[level] for name in item.names):
                     there = list(dict.fromkeys(item.base for item in items[level]))

@@ -13,7 +13,7 @@ IDENTITY = ("experiment", "clip", "representation", "editor", "seed")
 """Columns that say which item a row is of."""
 LISTS = ("swept", "edits", "canonical")
 """Columns of lists of texts."""
-WHOLE = ("seed", "frames", "height", "width")
+WHOLE = ("seed", "frames", "height", "width", "attempts")
 """Columns of whole numbers."""
 _OTHERS = ("kind", "tool", "prompt", "status", "error", "notes", "palette_colour", "project", "fit", "render")
 _COSTS = ("seconds_fit", "seconds_edit", "seconds_render", "seconds_measure", "peak_mib_fit", "peak_mib_edit")

@@ -5,11 +5,8 @@ from __future__ import annotations
 import fnmatch
 import importlib.metadata
 import importlib.util
-import json
 import re
-import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,19 +20,20 @@ from canon.experiments.choices import (
     ClipChoice,
     EditChoice,
     Experiment,
-    FitChoice,
     MetricsOptions,
     RenderOptions,
     ToolChoice,
 )
-from canon.experiments.contracts import Resources, Row, Task
+from canon.experiments.contracts import Resources, Task
+from canon.experiments.costs import Costs, Work, guess_edit, guess_fit
 from canon.experiments.digests import Digests
-from canon.experiments.store import FAILED, Store
+from canon.experiments.output_names import OutputNames
+from canon.experiments.store import Store
 from canon.experiments.tasks import whole
 from canon.project import EDITS, FITS, RENDERS
-from canon.storage import content_hash, to_plain, write_json
+from canon.storage import content_hash, to_plain
 
-NAMES_FILE, DIGESTS_FILE = "names.json", "digests.json"
+DIGESTS_FILE = "digests.json"
 _FORM = 1
 """Counted up where tasks of the same arguments leave something else than before."""
 
@@ -89,7 +87,7 @@ class Plan:
     measured: int = 0
     """For how many of the tasks left the estimate is made of earlier runs."""
     _digests: Digests | None = None
-    _names: _Names | None = None
+    _names: OutputNames | None = None
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -140,15 +138,15 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
         InputError: an input cannot be read, or the store cannot be reached.
     """
     digests = Digests(store.path(DIGESTS_FILE))
-    names = _Names(store)
-    done = {key: found for key, found in store.records().items() if whole(found, store)} if _exists(store) else {}
+    names = OutputNames(store)
+    done = {key: found for key, found in store.records().items() if whole(found, store)} if store.there else {}
     planner = _Planner(experiment, digests, names)
     cells = [planner.planned(cell) for cell in experiment.cells]
     tasks = list(planner.tasks.values())
     if len(tasks) > experiment.max_tasks:
         raise InputError(f"The experiment has {len(tasks)} tasks, and max_tasks is {experiment.max_tasks}.")
     known = {task.key for task in tasks}
-    costs = _Costs(done.values())
+    costs = Costs(done.values())
     priced, measured = {}, 0
     for task in tasks:
         seconds, from_records = costs.of(task, planner.work[task.key])
@@ -164,68 +162,13 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
     return Plan(experiment, cells, list(priced.values()), done, measured, digests, names)
 
 
-def _exists(store: Store) -> bool:
-    return store.remote or store.local.is_dir()
-
-
-class _Names:
-    """Which output belongs to which task: folders keep plain names, and one that is taken is never given out again.
-
-    What a file once asked for stays as it is when the file is changed: what is asked for then gets ``NAME-2``.
-    """
-
-    def __init__(self, store: Store) -> None:
-        path = store.fetch(NAMES_FILE) if _exists(store) else store.path(NAMES_FILE)
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            found = {}
-        except (OSError, ValueError) as error:
-            raise InputError(f"'{path}' is damaged ({error}); give another --out.") from error
-        self._owners: dict[str, str] = {str(name): str(key) for name, key in found.items()}
-        self._given = {(key, name.rpartition("/")[0]): name for name, key in self._owners.items()}
-        self._changed = False
-
-    def give(self, key: str, folder: str, wanted: str, suffix: str = "") -> str:
-        """The name (without its folder) for the output of a task."""
-        if (key, folder) in self._given:
-            return self._given[key, folder].rpartition("/")[2].removesuffix(suffix)
-        name, number = wanted, 2
-        while f"{folder}/{name}{suffix}" in self._owners:
-            name, number = f"{wanted}-{number}", number + 1
-        self._owners[f"{folder}/{name}{suffix}"] = key
-        self._given[key, folder] = f"{folder}/{name}{suffix}"
-        self._changed = True
-        return name
-
-    def save(self, store: Store) -> None:
-        """Write them down, if there are new ones."""
-        if self._changed:
-            write_json(store.path(NAMES_FILE), self._owners)
-            store.publish(NAMES_FILE)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """How much there is to do in a task, to estimate its cost."""
-
-    like: str
-    """What the cost per pixel is the same for."""
-    kind: str
-    """What it is roughly the same for."""
-    megapixels: float
-    """Of all frames."""
-    guess: float
-    """Plain estimate, seconds."""
-
-
 class _Planner:
     """Makes the tasks of cells; equal keys are one task."""
 
-    def __init__(self, experiment: Experiment, digests: Digests, names: _Names) -> None:
+    def __init__(self, experiment: Experiment, digests: Digests, names: OutputNames) -> None:
         self.experiment, self.digests, self.names = experiment, digests, names
         self.tasks: dict[str, Task] = {}
-        self.work: dict[str, _Work] = {}
+        self.work: dict[str, Work] = {}
         self.version = importlib.metadata.version("canon-video")
         self._clips: dict[int, Task] = {}
         self._fits: dict[tuple[str, int], Task] = {}
@@ -246,7 +189,7 @@ class _Planner:
             found.measure = self._measure(cell, cell.edit, found.edits, fit, cell.edit.metrics)
         return found
 
-    def _add(self, task: Task, work: _Work) -> Task:
+    def _add(self, task: Task, work: Work) -> Task:
         arguments = {**task.arguments, "work": [work.like, work.kind, work.megapixels]}
         task = replace(task, arguments=arguments, resources=self._resources(task.kind))
         found = self.tasks.setdefault(task.key, task)
@@ -263,7 +206,7 @@ class _Planner:
         key = self._key("clip", self.digests.clip(clip))
         project = f"projects/{self.names.give(key, 'projects', _file_name(clip.name))}"
         arguments = {"project": project, "sources": list(clip.sources), "options": dict(clip.options)}
-        work = _Work("clip", "clip", _megapixels(clip), 0.2 + 0.08 * _megapixels(clip))
+        work = Work("clip", "clip", _megapixels(clip), 0.2 + 0.08 * _megapixels(clip))
         return self._add(Task(key, "clip", f"clip {clip.name}", arguments), work)
 
     def _fit(self, cell: Cell, clip: Task) -> Task:
@@ -284,7 +227,7 @@ class _Planner:
         size = _megapixels(cell.clip)
         like = content_hash("fit", fit.kind, config)
         task = Task(key, "fit", f"fit {cell.clip.name} / {fit.name}", arguments, (clip.key,))
-        return self._add(task, _Work(like, f"fit {fit.kind}", size, _guess_fit(fit, size)))
+        return self._add(task, Work(like, f"fit {fit.kind}", size, guess_fit(fit, size)))
 
     def _edit(self, cell: Cell, tool: ToolChoice, fit: Task) -> Task:
         kind = registry.editor(tool.editor)
@@ -305,7 +248,7 @@ class _Planner:
         warm = f"{model}" if isinstance(model, str) else ""
         task = Task(key, "edit", label, arguments, (fit.key,), warm=warm)
         like = content_hash("edit", tool.editor, [{**config, "seed": 0, "prompt": ""} for config in configs])
-        return self._add(task, _Work(like, f"edit {tool.editor}", 1.0, _guess_edit(tool)))
+        return self._add(task, Work(like, f"edit {tool.editor}", 1.0, guess_edit(tool)))
 
     def _render(self, cell: Cell, edit: EditChoice, edits: Sequence[Task], fit: Task, options: RenderOptions) -> Task:
         key = self._key("render", fit.key, [task.key for task in edits], asdict(options))
@@ -324,7 +267,7 @@ class _Planner:
         }
         size = _megapixels(cell.clip) * options.scale**2
         task = Task(key, "render", f"render {_title(cell, edit)}", arguments, (fit.key, *(task.key for task in edits)))
-        return self._add(task, _Work(f"render {fit.arguments['representation']}", "render", size, 0.1 + 0.15 * size))
+        return self._add(task, Work(f"render {fit.arguments['representation']}", "render", size, 0.1 + 0.15 * size))
 
     def _measure_fit(self, cell: Cell, fit: Task, metrics: MetricsOptions | None) -> Task | None:
         if metrics is None or not _wanted(metrics, FIT_FIGURES):
@@ -333,7 +276,7 @@ class _Planner:
         arguments = {"project": fit.arguments["project"], "fit": fit.arguments["name"], "edits": [], "options": {}}
         size = _megapixels(cell.clip)
         task = Task(key, "measure", f"measure {cell.clip.name} / {cell.fit.name}", arguments, (fit.key,))
-        return self._add(task, _Work("measure fit", "measure fit", size, 0.1 + 0.5 * size))
+        return self._add(task, Work("measure fit", "measure fit", size, 0.1 + 0.5 * size))
 
     def _measure(self, cell: Cell, edit: EditChoice, edits: Sequence[Task], fit: Task, metrics: MetricsOptions) -> Task:
         options = {name: value for name, value in to_plain(metrics).items() if name != "only"}
@@ -351,7 +294,7 @@ class _Planner:
         if metrics.framewise:
             task = replace(task, warm=edits[0].warm)
         kind = "measure edit" + (" framewise" if metrics.framewise else "")
-        return self._add(task, _Work(kind, kind, size, guess))
+        return self._add(task, Work(kind, kind, size, guess))
 
 
 def _networks(metrics: MetricsOptions, edit: bool) -> list[Any]:
@@ -387,162 +330,3 @@ def _file_name(name: str) -> str:
 
 def _megapixels(clip: ClipChoice) -> float:
     return max(clip.frames * clip.size[0] * clip.size[1] / 1e6, 1e-3)
-
-
-# --- what it will cost ---
-
-
-def _guess_fit(fit: FitChoice, megapixels: float) -> float:
-    preset = {"fast": 5.0, "balanced": 12.0, "quality": 30.0}.get(str(fit.config.get("preset")), 12.0)
-    if fit.kind == "dynamic-nerf":
-        return 60.0 + 100 * preset
-    if fit.config.get("solver") == "neural":
-        return 60.0 * float(fit.config.get("minutes") or 10)
-    return 2.0 + preset * megapixels
-
-
-def _guess_edit(tool: ToolChoice) -> float:
-    total = 0.0
-    for config in tool.configs:
-        if "model" not in config or "steps" not in config:
-            total += 0.3
-        else:
-            total += 3.0 + float(config["steps"]) * (0.1 if config["model"] == "canon-mini" else 5.0)
-    return total
-
-
-class _Costs:
-    """Seconds that tasks took before, for each megapixel."""
-
-    def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
-        self._rates: dict[str, list[float]] = defaultdict(list)
-        for found in records:
-            work, seconds = (found.get("arguments") or {}).get("work"), found.get("seconds")
-            if isinstance(work, list) and len(work) == 3 and isinstance(seconds, int | float):
-                for name in work[:2]:
-                    self._rates[str(name)].append(float(seconds) / max(float(work[2]), 1e-3))
-
-    def of(self, task: Task, work: _Work) -> tuple[float, bool]:
-        """Estimated seconds, and whether earlier runs say so."""
-        for name in (work.like, work.kind):
-            if self._rates.get(name):
-                return statistics.median(self._rates[name]) * work.megapixels, True
-        return work.guess, False
-
-
-# --- rows ---
-
-
-def rows_of(plan: Plan, store: Store, errors: Mapping[str, str]) -> list[Row]:
-    """The rows of the results, of what is done by now.
-
-    Args:
-        errors: sentences by key of tasks that failed, or were not run because another one failed.
-    """
-    records = store.records()
-    records = {key: found for key, found in records.items() if key in plan.done or whole(found, store)}
-    failed = {key: str(found.get("error")) for key, found in store.records(FAILED).items() if key not in records}
-    failed.update(errors)
-    return [_row(plan, cell, records, failed, errors) for cell in plan.cells]
-
-
-def _row(
-    plan: Plan,
-    cell: PlannedCell,
-    records: Mapping[str, Mapping[str, Any]],
-    failed: Mapping[str, str],
-    errors: Mapping[str, str],
-) -> Row:
-    clip, fit, edit = cell.cell.clip, cell.cell.fit, cell.cell.edit
-    row: Row = {"experiment": plan.experiment.name, "clip": clip.name, "representation": fit.name}
-    row |= {"editor": None, "seed": None, "kind": fit.kind, "tool": None, "prompt": None}
-    row |= {f"representation.{name}": value for name, value in fit.options.items()}
-    if fit.seed:
-        row["representation.seed"] = fit.seed
-    swept = [f"representation.{name}" for name in fit.swept] + [f"clip.{name}" for name in clip.swept]
-    row |= {f"clip.{name}": clip.options.get(name) for name in clip.swept}
-    if edit is not None:
-        row |= _of_edit(edit)
-        swept += ["seed" if name == "seed" else f"editor.{name}" for name in edit.swept]
-    row["swept"] = [name for name in swept if name in row]
-    row |= _status(cell, records, failed, errors)
-    row |= _figures(cell, records)
-    project = cell.clip.arguments["project"]
-    row["project"] = project if cell.clip.key in records else None
-    row["fit"] = f"{project}/{FITS}/{cell.fit.arguments['name']}" if cell.fit.key in records else None
-    there = [task for task in cell.edits if task.key in records]
-    row["edits"] = [f"{project}/{EDITS}/{task.arguments['name']}" for task in there]
-    rendered = records.get(cell.render.key) if cell.render is not None else None
-    row["render"] = rendered["outputs"][0] if rendered and rendered.get("outputs") else None
-    row["canonical"] = list(_recorded(cell.fit, records).get("canonical") or [])
-    row |= {"key_fit": cell.fit.key, "key_edit": "+".join(task.key for task in cell.edits) or None}
-    row["key_render"] = None if cell.render is None else cell.render.key
-    measure = cell.measure or (cell.fit_measure if edit is None else None)
-    row["key_measure"] = None if measure is None else measure.key
-    return row
-
-
-def _of_edit(edit: EditChoice) -> Row:
-    tools = edit.tools
-    prompts = [str(tool.configs[0].get("prompt")) for tool in tools if tool.configs[0].get("prompt")]
-    found: Row = {"editor": edit.name, "seed": edit.seed, "tool": " + ".join(tool.editor for tool in tools)}
-    found["prompt"] = " + ".join(prompts) or None
-    for tool in tools:
-        found |= {f"editor.{name}": value for name, value in tool.options.items() if name != "seed"}
-        for layer, own in (tool.layers or {}).items():
-            found |= {f"editor.{layer}.{name}": value for name, value in own.items()}
-    return found
-
-
-def _status(
-    cell: PlannedCell,
-    records: Mapping[str, Any],
-    failed: Mapping[str, str],
-    errors: Mapping[str, str],
-) -> Row:
-    open_tasks = [task for task in cell.tasks if task.key not in records]
-    if not open_tasks:
-        return {"status": "ok", "error": None}
-    edits = cell.edits if len(cell.edits) == 1 else []  # those of a stack have rows of their own
-    own = {task.key for task in [*edits, cell.render, cell.measure] if task is not None}
-    if cell.cell.edit is None:
-        own |= {task.key for task in cell.tasks}
-    sentences = list(dict.fromkeys(failed[task.key] for task in open_tasks if task.key in failed))
-    mine = [failed[task.key] for task in open_tasks if task.key in failed and task.key in own]
-    really = [text for text in mine if not text.startswith(NOT_RUN)]
-    if really:
-        return {"status": "failed", "error": " ".join(dict.fromkeys(really))}
-    return {"status": "skipped", "error": " ".join(text for text in sentences if not text.startswith(NOT_RUN)) or None}
-
-
-NOT_RUN = "Not run, because "
-"""What the error of a task begins with that was not run since another one failed."""
-
-
-def _recorded(task: Task | None, records: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = records.get(task.key) if task is not None else None
-    figures = found.get("figures") if isinstance(found, Mapping) else None
-    return figures if isinstance(figures, Mapping) else {}
-
-
-def _figures(cell: PlannedCell, records: Mapping[str, Mapping[str, Any]]) -> Row:
-    metrics = cell.cell.metrics if cell.cell.edit is None else cell.cell.edit.metrics
-    measured = {**_recorded(cell.fit_measure, records), **_recorded(cell.measure, records)}
-    notes = [_recorded(task, records).get("notes") for task in (cell.measure, cell.fit_measure)]
-    patterns = () if metrics is None else metrics.only
-    found: Row = {name: v for name, v in measured.items() if any(fnmatch.fnmatch(name, p) for p in patterns)}
-    found.pop("notes", None)
-    if any(notes):
-        found["notes"] = " ".join(str(note) for note in notes if note)
-    edits = [records[task.key] for task in cell.edits if task.key in records]
-    measure = cell.measure if cell.cell.edit is not None else cell.fit_measure
-    for name, tasks in (("fit", [cell.fit]), ("edit", cell.edits), ("render", [cell.render]), ("measure", [measure])):
-        spent = [float(records[task.key]["seconds"]) for task in tasks if task is not None and task.key in records]
-        if spent:
-            found[f"seconds_{name}"] = round(sum(spent), 4)
-    if cell.fit.key in records:
-        found["peak_mib_fit"] = records[cell.fit.key].get("peak_mib")
-    if edits:
-        found["peak_mib_edit"] = max(float(one.get("peak_mib") or 0) for one in edits)
-    found |= {name: v for name, v in _recorded(cell.clip, records).items() if name in ("frames", "height", "width")}
-    return found

@@ -24,12 +24,13 @@ from canon.experiments.report_tables import Series, label, plots, searched, tabl
 from canon.experiments.report_videos import Media, canvases, grids
 from canon.experiments.results import Results
 from canon.experiments.store import DONE, FAILED
-from canon.storage import atomic_path, to_plain
+from canon.storage import atomic_path, content_hash, to_plain
 
 log = logging.getLogger("canon")
 
 REPORT = "report.html"
 BUDGET_MIB = 150
+_OF_A_RUN = ("date", "machine", "engine", "ended", "seconds", "tasks")
 _TASKS = ("fit", "edit", "render", "measure")
 
 
@@ -59,6 +60,21 @@ def write_report(results: Results, path: str | Path | None = None, *, budget_mib
     return target
 
 
+def is_current(path: Path, results: Results) -> bool:
+    """Whether a report is there that says the same of results, but for when and where they were asked for last."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return _source(results) in file.read(4096)
+    except OSError:
+        return False
+
+
+def _source(results: Results) -> str:
+    """The tag that says what a report was made from."""
+    kept = {name: value for name, value in results.provenance.items() if name not in _OF_A_RUN}
+    return f'<meta name="canon-results" content="{content_hash(results.rows, to_plain(kept))}">'
+
+
 def _asset(name: str) -> str:
     return (files("canon.experiments") / "assets" / name).read_text(encoding="utf-8")
 
@@ -74,6 +90,7 @@ def _page(results: Results, of: Media) -> Iterator[str]:
     name = escape(results.name)
     yield (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"{_source(results)}"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'

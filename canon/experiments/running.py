@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from canon.errors import InputError
 from canon.experiments.choices import Experiment
 from canon.experiments.contracts import Engine, Outcome, Task
-from canon.experiments.loading import Place, Problems, from_python, read_experiment
-from canon.experiments.planning import Plan, make_plan, rows_of
+from canon.experiments.loading import from_python, read_experiment
+from canon.experiments.places import Place, Problems
+from canon.experiments.planning import Plan, make_plan
+from canon.experiments.rows import rows_of
 from canon.experiments.spec import resolve
-from canon.experiments.store import Store
+from canon.experiments.store import FAILED, Store
+from canon.experiments.tasks import record
 from canon.storage import explain_os_error, read_yaml, write_yaml
 
 if TYPE_CHECKING:
@@ -93,7 +96,7 @@ def run(
         a row for every clip x representation x editor x seed; failures are rows, too.
 
     Raises:
-        InputError: the experiment cannot be run; every problem is told (:class:`canon.experiments.loading.SpecError`).
+        InputError: the experiment cannot be run; every problem is told (:class:`canon.experiments.places.SpecError`).
             Or ``out`` holds something else, another run is at work in it, or the engine is not there.
     """
     loaded = load_experiment(experiment, settings)
@@ -107,7 +110,9 @@ def run(
         plan.keep(store)
         clear_leftovers(plan, store)
         errors = _go(chosen, plan, tasks, store, callbacks)
-        return _results(loaded, plan, store, errors, begin, engine, report)
+        results = _results(loaded, plan, store, errors, begin, engine)
+        _write(results, store, report, bool(tasks))
+        return results
 
 
 def load_experiment(experiment: str | Path | Mapping[str, Any], settings: Sequence[str] = ()) -> Loaded:
@@ -222,10 +227,10 @@ def mark(store: Store, loaded: Loaded) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    record = {"format": FORMAT, "version": VERSION, "name": loaded.experiment.name, "file": loaded.file}
+    wanted = {"format": FORMAT, "version": VERSION, "name": loaded.experiment.name, "file": loaded.file}
     marker = store.path(MARKER)
-    if not marker.is_file() or read_yaml(marker) != record:
-        write_yaml(marker, record)
+    if not marker.is_file() or read_yaml(marker) != wanted:
+        write_yaml(marker, wanted)
         store.publish(MARKER)
 
 
@@ -287,6 +292,7 @@ def _go(
     def ended(task: Task, outcome: Outcome) -> None:
         if outcome.error is not None:
             errors[task.key] = outcome.error
+        _complete_note(task, outcome, store)
         for callback in callbacks:
             callback.ended(task, outcome)
 
@@ -297,6 +303,17 @@ def _go(
     return errors
 
 
+def _complete_note(task: Task, outcome: Outcome, store: Store) -> None:
+    """Note what the process that ran a task could not know: earlier attempts, and its own death."""
+    if outcome.attempts == 1 and not outcome.fault:
+        return
+    with contextlib.suppress(InputError, OSError):  # it is a note
+        if not outcome.ok:
+            store.write_record(task.key, record(task, outcome), FAILED)
+        elif (found := store.record(task.key)) is not None:
+            store.write_record(task.key, {**found, "attempts": outcome.attempts})
+
+
 def _results(
     loaded: Loaded,
     plan: Plan,
@@ -304,7 +321,6 @@ def _results(
     errors: Mapping[str, str],
     begin: float,
     engine: str | Engine,
-    report: bool,
 ) -> Results:
     from canon.experiments.results import Results
 
@@ -321,7 +337,11 @@ def _results(
         "inputs": plan.inputs,
         "tasks": {"planned": len(plan.tasks), "done_before": len(plan.done)},
     }
-    results = Results(rows_of(plan, store, errors), store, provenance)
+    return Results(rows_of(plan, store, errors), store, provenance)
+
+
+def _write(results: Results, store: Store, report: bool, anew: bool) -> None:
+    """Write tables and report; a report that says the same already stays unless it is to be made ``anew``."""
     try:
         saved = results.save(store.local)
     except InputError as error:
@@ -329,22 +349,23 @@ def _results(
         saved = []
     written = [path for path in saved if path.exists()]
     if report:
-        page = _report(results, store)
+        page = _report(results, store, anew)
         written += [] if page is None else [page]
     for path in written:
         store.publish(path.relative_to(store.local).as_posix())
-    return results
 
 
-def _report(results: Results, store: Store) -> Path | None:
-    """The report, or None and a warning: results are not worth less for want of one."""
+def _report(results: Results, store: Store, anew: bool) -> Path | None:
+    """The report if it was written, or None and a warning: results are not worth less for want of one."""
     try:
-        from canon.experiments.report import write_report
+        from canon.experiments.report import is_current, write_report
     except ModuleNotFoundError as error:
         if error.name != "canon.experiments.report":
             log.warning("the report is left out: it needs %s, of canon-video[experiments]", error.name)
         return None
     try:
+        if not anew and is_current(store.fetch(REPORT), results):
+            return None
         return write_report(results, store.path(REPORT))
     except InputError as error:
         log.warning("the report is left out: %s", error)

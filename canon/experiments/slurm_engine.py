@@ -11,13 +11,13 @@ import subprocess
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from canon.errors import InputError
-from canon.experiments.contracts import KINDS, Outcome, Resources, Task
+from canon.experiments.contracts import KINDS, Begun, Ended, Outcome, Resources, Task
 from canon.experiments.frontier import Frontier
 from canon.experiments.store import Store
 from canon.experiments.worker import (
@@ -89,13 +89,7 @@ class SlurmEngine:
         self.execute = execute
         self.options = options
 
-    def run(
-        self,
-        tasks: Sequence[Task],
-        store: Store,
-        begun: Callable[[Task, str], None],
-        ended: Callable[[Task, Outcome], None],
-    ) -> None:
+    def run(self, tasks: Sequence[Task], store: Store, begun: Begun, ended: Ended) -> None:
         """See :class:`canon.experiments.contracts.Engine`.
 
         Raises:
@@ -131,8 +125,8 @@ class _Run:
         engine: SlurmEngine,
         tasks: Sequence[Task],
         store: Store,
-        begun: Callable[[Task, str], None],
-        ended: Callable[[Task, Outcome], None],
+        begun: Begun,
+        ended: Ended,
     ) -> None:
         self._engine = engine
         self._store = store

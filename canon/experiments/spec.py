@@ -53,37 +53,32 @@ the file that they are written in. Keys that begin with ``x-`` are for anchors.
 
 from __future__ import annotations
 
-import fnmatch
-import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from canon import registry, trackers
 from canon.errors import InputError
-from canon.experiments.checking import Given, given_by, listed, near_to, shown
+from canon.experiments.checking import Given, shown
 from canon.experiments.choices import (
-    EDIT_FIGURES,
-    FIT_FIGURES,
     MOST_TASKS,
     Cell,
     ClipChoice,
     ClipOptions,
-    EditChoice,
     Experiment,
     FitChoice,
-    MetricsOptions,
-    RenderOptions,
     ResourceOptions,
-    ToolChoice,
 )
+from canon.experiments.clip_facts import Facts, facts_of
 from canon.experiments.contracts import KINDS, Resources
-from canon.experiments.items import OWN, SAFE_NAME, Item, ItemReader, allows
-from canon.experiments.loading import Node, Problems
-from canon.experiments.options import for_config, hints
+from canon.experiments.edit_items import EditReader, Made
+from canon.experiments.items import OWN, SAFE_NAME, Item, allows
+from canon.experiments.nodes import Node
+from canon.experiments.options import hints
+from canon.experiments.outputs import read_metrics, read_render
+from canon.experiments.places import Problems
 
 TOP = (
     "name", "out", "description", "include", "templates", "clips", "representations", "editors", "seeds", "sweep",
@@ -107,12 +102,12 @@ def resolve(node: Node, problems: Problems, base: Path, default_name: str) -> Ex
     return found
 
 
-class _Resolver(ItemReader):
+class _Resolver(EditReader):
     """Goes through the sections, collecting problems."""
 
     def __init__(self, node: Node, problems: Problems) -> None:
         super().__init__(node, problems)
-        self._facts_of: dict[Any, _Facts | None] = {}
+        self._facts_of: dict[Any, Facts | None] = {}
 
     def experiment(self, base: Path, default_name: str) -> Experiment:
         """The experiment, as good as the problems let it be."""
@@ -191,27 +186,27 @@ class _Resolver(ItemReader):
 
     def _check_alone(self) -> None:
         """Check options of items by themselves, since one that is wrong is in no cell."""
-        self._metrics(self.top.get("metrics"))
+        read_metrics(self, self.top.get("metrics"))
         for item in self.clips:
             self.typed(ClipOptions, item.given, "A clip", OWN["clips"])
-            self._metrics(self.top.get("metrics"), item.own.get("metrics"))
+            read_metrics(self, self.top.get("metrics"), item.own.get("metrics"))
         for item in (*self.fits, *self.edits):
             self.where(item.own.get("where"))
         for item in self.fits:
             self._fit_options(item, item.given)
         for item in self.edits:
-            self._metrics(self.top.get("metrics"), item.own.get("metrics"))
-            self._render(item)
+            read_metrics(self, self.top.get("metrics"), item.own.get("metrics"))
+            read_render(self, item.own.get("render") or self.top.get("render"))
             if "stack" in item.own:
-                self._members(item, item.given)
+                self.members_of(item, item.given)
             else:
-                seeds = self._seeds(item)
+                seeds = self.seeds_of(item)
                 # What is missing in an item may come from overrides.
-                self._tool(item, item.given, seeds[0] if seeds else None, whole=not self.overrides)
+                self.tool_of(item, item.given, seeds[0] if seeds else None, whole=not self.overrides)
 
     def _count(self, limit: int) -> bool:
         """Whether there are not too many."""
-        edits = sum(len(self._seeds(item) or (0,)) for item in self.edits)
+        edits = sum(len(self.seeds_of(item) or (0,)) for item in self.edits)
         count = len(self.clips) * (1 + 2 * len(self.fits) + 3 * len(self.fits) * edits)
         if count > limit:
             self.say(
@@ -233,13 +228,13 @@ class _Resolver(ItemReader):
                 fit = self._fit(fit_item, clip_item, clip)
                 if fit is None:
                     continue
-                metrics = self._metrics(self.top.get("metrics"), clip.metrics)
+                metrics = read_metrics(self, self.top.get("metrics"), clip.metrics)
                 yield Cell(clip, fit, None, metrics)
-                tools: dict[str, list[_Made]] = {}
+                tools: dict[str, list[Made]] = {}
                 for item in self.edits:
                     if allows(wheres[id(item)], clip=clip_item, representation=fit_item):
                         items = {"clip": clip_item, "representation": fit_item, "editor": item}
-                        for edit in self._edits(item, items, clip, tools):
+                        for edit in self.edits_of(item, items, clip, tools):
                             yield Cell(clip, fit, edit)
 
     def _clip(self, item: Item) -> ClipChoice | None:
@@ -260,13 +255,13 @@ class _Resolver(ItemReader):
         metrics = item.own.get("metrics")
         return ClipChoice(item.name, sources, plain, frames, size, cameras, item.place, item.swept, metrics)
 
-    def _facts(self, item: Item, sources: tuple[str, ...], plain: Mapping[str, Any]) -> _Facts | None:
+    def _facts(self, item: Item, sources: tuple[str, ...], plain: Mapping[str, Any]) -> Facts | None:
         """Frames, size, and whether there are cameras; None if it cannot be read."""
         asked = (sources, plain.get("max_frames"), str(plain.get("size")), plain.get("cameras") is not None)
         if asked not in self._facts_of:
             place = item.own["path"].place
             try:
-                self._facts_of[asked] = _facts_of_sources(sources, plain)
+                self._facts_of[asked] = facts_of(sources, plain)
             except InputError as error:
                 self.say(place, str(error))
                 self._facts_of[asked] = None
@@ -308,191 +303,6 @@ class _Resolver(ItemReader):
             return None
         return FitChoice(item.name, item.kind, plain, config, seed, own.get("device", self._text("device")), item.swept)
 
-    def _edits(
-        self, item: Item, items: dict[str, Item], clip: ClipChoice, tools: dict[str, list[_Made]]
-    ) -> Iterator[EditChoice]:
-        """The edits of an item on one fit, one for each seed; ``tools`` collects them for stacks."""
-        given = self.changed("editor", item.given, **items)
-        if given is None:
-            return
-        metrics = self._metrics(self.top.get("metrics"), clip.metrics, item.own.get("metrics"))
-        render = self._render(item)
-        if "stack" in item.own:
-            for name, members, seed, swept in self._stacked(item, given, tools):
-                yield EditChoice(name, members, seed, swept, metrics, render)
-            return
-        for seed in self._seeds(item, given) or (None,):
-            tool, used = self._tool(item, given, seed)
-            if tool is None:
-                return
-            tools.setdefault(item.base, []).append(_Made(item, tool, used))
-            yield EditChoice(item.name, (tool,), used, item.swept, metrics, render)
-
-    def _seeds(self, item: Item, given: Given | None = None) -> tuple[int, ...]:
-        """Seeds that are asked for; none = that of the options, or there is nothing to choose."""
-        if "stack" in item.own:
-            return ()
-        has_seed = "seed" in hints(registry.editor(item.kind).Config)
-        own = item.own.get("seeds")
-        if own is not None and not has_seed:
-            self.say(own.place, f"The editor '{item.kind}' leaves nothing to chance, so that it has no seeds.")
-            return ()
-        if own is not None and "seed" in item.given:
-            self.say(own.place, f"The item '{item.name}' has both seed and seeds; keep one of them.")
-            return ()
-        node = own or self.top.get("seeds")
-        if node is None or not has_seed or "seed" in (item.given if given is None else given):
-            return ()
-        seeds = [one.value for one in node.value] if node.is_list else [node.value]
-        whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
-        if not seeds or not whole or len(set(seeds)) < len(seeds):
-            self.say(node.place, f"seeds takes different whole numbers from 0, not {shown(node)}.")
-            return ()
-        return tuple(seeds)
-
-    def _tool(
-        self, item: Item, given: Given, seed: int | None, whole: bool = True
-    ) -> tuple[ToolChoice | None, int | None]:
-        """A run of an editor and its seed; only the types of its options are checked if they are not ``whole``."""
-        kind, owner = registry.editor(item.kind), f"The editor '{item.kind}'"
-        plain = self.typed(kind.Config, given, owner, OWN["editors"])
-        layers = self._layers(item, kind.Config, owner)
-        if plain is None or layers is False or not whole:
-            return None, None
-        if seed is not None:
-            plain["seed"] = seed
-        each: list[dict[str, Any]] = [{}]
-        if isinstance(layers, dict):
-            each = [{**own, "layer": layer} for layer, own in layers.items()]
-        configs = [self.config(kind.Config, {**plain, **own}, item.place) for own in each]
-        if not all(config is not None for config in configs):
-            return None, None
-        used = configs[0].get("seed") if configs[0] else None
-        if isinstance(used, int) and not 0 <= used < 2**32:
-            self.say(given["seed"][0] if "seed" in given else item.place, f"The seed {used} is out of range.")
-            return None, None
-        used = used if isinstance(used, int) and not isinstance(used, bool) else None
-        every = tuple(config or {} for config in configs)
-        return ToolChoice(item.name, item.kind, plain, layers or None, every, used), used
-
-    def _layers(self, item: Item, config: type[Any], owner: str) -> Any:
-        """Options by layer; None if there are none, False if they are wrong."""
-        node = item.own.get("layers")
-        if node is None:
-            return None
-        if not node.is_mapping or not node.value:
-            self.say(node.place, "layers takes a mapping of layers to options.")
-            return False
-        found: dict[str, Any] = {}
-        for layer, options in node.value.items():
-            if options.value is not None and not options.is_mapping:
-                self.say(options.place, f"The layer '{layer}' takes a mapping of options.")
-                return False
-            plain = self.typed(config, given_by(options) if options.is_mapping else {}, owner)
-            if plain is None:
-                return False
-            found[layer] = plain
-        return found
-
-    def _members(self, item: Item, given: Given) -> list[str]:
-        """Names of the items of a stack; none if something is wrong."""
-        node = item.own["stack"]
-        for option, (place, _) in given.items():
-            self.say(place, f"A stack has no options of its own, so not '{option}'; give it to its members.")
-        members = node.value if node.is_list else []
-        names = [str(one.value) for one in members]
-        if not names:
-            self.say(node.place, "stack takes a list of names of other items.")
-            return []
-        known = list(dict.fromkeys(other.base for other in self.edits if "stack" not in other.own))
-        for one in members:
-            if one.value not in known:
-                hint = near_to(str(one.value), known) or f"; there are {listed(known)}."
-                self.say(one.place, f"There is no editor item '{one.value}' to stack{hint}")
-                return []
-        before = [other.base for other in self.edits[: self.edits.index(item)]]
-        late = [one for one in members if one.value not in before]
-        if late:
-            self.say(late[0].place, f"'{late[0].value}' comes after the stack that it is in; put it before.")
-            return []
-        return names
-
-    def _stacked(
-        self, item: Item, given: Given, tools: dict[str, list[_Made]]
-    ) -> Iterator[tuple[str, tuple[ToolChoice, ...], int | None, tuple[str, ...]]]:
-        """Every choice of the members' variants, those with a seed at the same seed."""
-        names = self._members(item, given)
-        if not names or any(name not in tools for name in names):
-            return  # skipped on this clip, so that the stack is, too
-        for made in itertools.product(*(tools[name] for name in names)):
-            seeds = {one.seed for one in made if one.seed is not None}
-            if len(seeds) > 1:
-                continue
-            parts = [one.item.name.removeprefix(one.item.base) for one in made]
-            name = (item.name + "".join(parts))[:80].strip(" .-")
-            swept = tuple(dict.fromkeys(option for one in made for option in one.item.swept))
-            yield name, tuple(one.tool for one in made), next(iter(seeds), None), swept
-
-    def _metrics(self, *nodes: Node | None) -> MetricsOptions | None:
-        """What the experiment, the clip and the item say of figures, the later over the earlier; None = none."""
-        given: Given | None = {}
-        for node in nodes:
-            if node is None:
-                continue
-            if node.value in (False, None, "none"):
-                given = None
-            elif node.value in (True, "all"):
-                given = {name: one for name, one in (given or {}).items() if name != "only"}
-            elif node.is_mapping:
-                given = {**(given or {}), **given_by(node)}
-            elif node.is_list or isinstance(node.value, str):
-                given = {**(given or {}), "only": (node.place, node)}
-            else:
-                self.say(node.place, f"metrics takes all, false, a list of figures, or a mapping; not {shown(node)}.")
-        if given is None:
-            return None
-        if "only" in given:
-            self._check_figures(given["only"][1])
-        plain = self.typed(MetricsOptions, given, "metrics")
-        if plain is None:
-            return None
-        found = MetricsOptions(**for_config(MetricsOptions, plain))
-        if found.colour is not None:
-            from canon.colour import named_colour
-
-            try:
-                named_colour(found.colour)
-            except InputError as error:
-                self.say(given["colour"][1].place, str(error))
-        return found
-
-    def _check_figures(self, node: Node) -> None:
-        known = (*FIT_FIGURES, *EDIT_FIGURES)
-        for pattern in self.patterns(node):
-            if not any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(pattern, name) for name in known):
-                near = near_to(pattern, [name for name in known if "*" not in name])
-                self.say(node.place, f"There is no figure '{pattern}'{near or '; see docs/measures.md.'}")
-
-    def _render(self, item: Item) -> RenderOptions | None:
-        node = item.own.get("render") or self.top.get("render")
-        if node is None or node.value is True:
-            return RenderOptions()
-        if node.value is False or node.value is None:
-            return None
-        found = self.simple(node, RenderOptions, "render")
-        if found is not None and not 1 <= found.scale <= 8:
-            self.say(node.place, f"The scale {found.scale} is out of range; choose 1 to 8.")
-        return found
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A run of an editor that stacks can take up."""
-
-    item: Item
-    tool: ToolChoice
-    seed: int | None
-
 
 def _mebibytes(memory: int | str) -> int | None:
     if isinstance(memory, int):
@@ -504,42 +314,7 @@ def _mebibytes(memory: int | str) -> int | None:
     return math.ceil(float(match[1]) * (1024 if match[3] else 1000) ** power / 2**20)
 
 
-_Facts = tuple[int, tuple[int, int], bool]
-"""Frames, (height, width), and whether there are cameras."""
-
-
 def _sources(item: Item) -> tuple[str, ...]:
     path = item.own["path"]
     texts = [one.value for one in path.value] if path.is_list else [path.value]
     return tuple(str(path.place.folder / Path(text).expanduser()) for text in texts)
-
-
-def _facts_of_sources(sources: Sequence[str], plain: Mapping[str, Any]) -> _Facts:
-    from canon.clip import CLIP_FILE
-    from canon.clip_world import CAMERAS_FILE
-    from canon.sources import find_source, resized_size
-    from canon.storage import image_size, read_yaml
-    from canon.video import probe
-
-    frames, first, cameras = 0, (0, 0), plain.get("cameras") is not None
-    for path in sources:
-        if (Path(path) / CLIP_FILE).is_file():
-            refused = [name for name in ("masks", "max_frames", "size", "fps") if plain.get(name) is not None]
-            if refused:
-                raise InputError(f"'{path}' is a saved clip; {refused[0]} cannot be changed, load its video again.")
-            record = read_yaml(Path(path) / CLIP_FILE)
-            height, width = record.get("size") or (0, 0)
-            cameras = cameras or (Path(path) / CAMERAS_FILE).is_file()
-            frames, first = frames + int(record.get("frames") or 0), (int(height), int(width))
-            continue
-        source = find_source(path)
-        cameras = cameras or bool(source.cameras)
-        if source.video is not None:
-            info = probe(source.video)
-            count, size = info.frames or 100, info.size
-        else:
-            count, size = len(source.images), image_size(source.images[0])
-        frames += min(count, plain.get("max_frames") or count)
-        wanted = plain.get("size")
-        first = resized_size(size, tuple(wanted) if isinstance(wanted, list) else wanted)
-    return frames, first, cameras

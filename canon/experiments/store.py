@@ -67,6 +67,11 @@ class Store:
         """Whether :attr:`local` is a scratch copy."""
         return self._mirror is not None
 
+    @property
+    def there(self) -> bool:
+        """Whether something may lie in it: it is remote, or its folder was made."""
+        return self.remote or self.local.is_dir()
+
     def path(self, name: str) -> Path:
         """The local path of an output.
 

@@ -59,7 +59,7 @@ def execute(task: Task, store: Store, progress: Progress = no_progress) -> Outco
             done = stored(task, store)
             if done is not None:
                 return done
-            _limit_threads(task.resources.cpus)
+            _prepare(task.resources.cpus)
             figures, outputs = _KINDS[task.kind](task.arguments, store, progress)
             store.publish(*outputs)
         except Exception as raised:
@@ -145,13 +145,16 @@ def _sentence(error: Exception, task: Task) -> tuple[str, bool]:
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory")
 
 
-def _limit_threads(cpus: int) -> None:
+def _prepare(cpus: int) -> None:
     """The same number of threads wherever a task runs: sums of floats depend on how they are split."""
     import cv2
     import torch
 
+    from canon.runtime import tune_allocator
+
     torch.set_num_threads(cpus)
     cv2.setNumThreads(cpus)
+    tune_allocator()
 
 
 @contextlib.contextmanager

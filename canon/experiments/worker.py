@@ -78,9 +78,6 @@ def prepare_process() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Ray sets it to the CPUs asked for. Tasks set their own threads; the rest is to be as everywhere.
     os.environ.pop("OMP_NUM_THREADS", None)
-    from canon.runtime import tune_allocator
-
-    tune_allocator()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Who may ask: programs of this machine by default, others with a password; never a page of another site.
 
 A page from elsewhere can make a browser ask a server on localhost. It is refused because it names another ``Origin``,
-or, where it had its own name point here (DNS rebinding), another ``Host``.
+or the browser says that another site asks; or, where it had its own name point here (DNS rebinding), another ``Host``.
 """
 
 from __future__ import annotations
@@ -83,6 +83,9 @@ class Access:
 
 
 def _same_origin(headers: Mapping[str, str]) -> bool:
+    ours = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+    if not ours and headers.get("sec-fetch-mode") != "navigate":  # a link that leads here is followed
+        return False
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
 

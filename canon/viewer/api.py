@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import mimetypes
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from canon.errors import InputError
 from canon.viewer import exchange, pictures, probing
-from canon.viewer.drafts import Draft, Target
+from canon.viewer.draft_layers import Target
+from canon.viewer.drafts import Draft
 from canon.viewer.guarding import (
     STALE,
     Bytes,
     Conflict,
+    SentenceRoute,
     Turns,
-    guarded_route,
     read_body,
     read_mapping,
     sentence,
@@ -38,13 +39,9 @@ _FOREVER = "private, max-age=86400, immutable"
 _MOST_EDITS = 50
 
 
-def router(studio: Studio, hosts: Collection[str] = ()) -> APIRouter:
-    """All routes, with the prefix ``/canon``.
-
-    Args:
-        hosts: names or addresses by which the viewer may be asked for, besides this machine's own; "*" = any.
-    """
-    found = APIRouter(prefix="/canon", route_class=guarded_route(hosts))
+def router(studio: Studio) -> APIRouter:
+    """All routes, with the prefix ``/canon``; who may ask is :class:`canon.viewer.access.Access`'s business."""
+    found = APIRouter(prefix="/canon", route_class=SentenceRoute)
     turns, kept = Turns(), Bytes()
     _add_assets(found)
     _add_fits(found, studio)
@@ -381,6 +378,11 @@ def _add_history(routes: APIRouter, studio: Studio) -> None:
     @routes.get("/edits/{name}/history")
     def history(name: str) -> Any:
         return {"versions": studio.history(name)}
+
+    @routes.post("/edits/{name}/open")
+    async def open_edit(name: str, request: Request) -> Any:
+        tab = str((await read_mapping(request)).get("tab", ""))
+        return (await asyncio.to_thread(studio.open_edit, name, tab)).state()
 
     @routes.post("/edits/{name}/restore")
     async def restore(name: str, request: Request) -> Any:

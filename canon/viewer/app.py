@@ -63,7 +63,7 @@ def build(project: Path, *, password: str | None = None, host: str = "127.0.0.1"
     viewers = SpatialViewers(studio)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, title="canon")
-    app.include_router(painting(studio, hosts=("*",) if exposed else (host,)))
+    app.include_router(painting(studio))
     app.include_router(work(place))
     app.include_router(spatial(viewers, shown=not exposed))
     answer_sentences(app)

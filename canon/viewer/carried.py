@@ -14,7 +14,7 @@ from canon.carrying import Crossing, straight
 from canon.coordinates import Size
 from canon.edits import Over
 from canon.fits import nonzero_box
-from canon.viewer.live import Paint, overlap
+from canon.viewer.live import Paint, overlap, without
 
 
 class Carried:
@@ -63,11 +63,9 @@ class Carried:
         part = nonzero_box((moved & way.known).astype(np.uint8))
         if part is None:
             return []
-        rows, columns = (
-            slice(own.start + side.start, own.start + side.stop) for own, side in zip(way.target, part, strict=True)
-        )
-        self._out[rows, columns] = way.bring(self._out, True, part)
-        return [(rows, columns)]
+        there = without(part, way.target)
+        self._out[there] = way.bring(self._out, True, part)
+        return [there]
 
     def _round(self, dirty: list[Box]) -> None:
         """Let what is shown be what :class:`canon.edits.Over` makes of it."""

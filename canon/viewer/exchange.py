@@ -6,7 +6,8 @@ import numpy as np
 
 from canon.errors import InputError
 from canon.viewer import pictures
-from canon.viewer.drafts import Draft, DraftLayer, Target
+from canon.viewer.draft_layers import DraftLayer, Target
+from canon.viewer.drafts import Draft
 from canon.viewer.images import decoded_rgba, encoded
 from canon.viewer.studio import Studio
 

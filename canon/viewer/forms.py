@@ -13,10 +13,12 @@ import inspect
 import math
 import re
 import textwrap
+import threading
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +41,9 @@ _FILE_NAMES = re.compile(r"(^|_)(image|picture|mask|hint|exemplar|reference|silh
 _FILES_NAMES = re.compile(r"(^|_)(images|pictures|files)$")
 _FILE_HELP = re.compile(r"(The )?(Image|Picture|File)\b")
 _MOST_CHARACTERS = 20_000
+_OF_COMMAND_LINE = re.compile(r"'canon [^']*'|--([a-z][a-z_-]*[a-z])((?: [A-Z][A-Z_]*)+\b)?")
+_PARSING = threading.Lock()
+"""CPython 3.11 cannot make syntax trees in two threads at once."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,12 @@ def _list(field: Field, arguments: Sequence[Any]) -> Field:
 
 def field_docstrings(kind: type[Any]) -> dict[str, str]:
     """The string below each field of a dataclass, or of one it inherits from, as one line; {} without its source."""
+    with _PARSING:
+        return dict(_field_docstrings(kind))
+
+
+@lru_cache(maxsize=512)
+def _field_docstrings(kind: type[Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(one):
@@ -176,7 +187,18 @@ def shown(field: Field) -> Any:
         return AUTOMATIC if field.default is None else YES if field.default else NO
     if field.kind in (FILE, FILES, LAYER):
         return None
-    return "" if field.default is None and field.kind == TEXT else field.default
+    return "" if field.default is None and field.kind in (TEXT, NUMBER, WHOLE) else field.default
+
+
+def as_labels(sentence: str, fields: Sequence[Field] = ()) -> str:
+    """A sentence of an editor, which names options as the command line does, for the form."""
+    labels = {field.name.replace("_", "-"): field.label for field in fields}
+
+    def said(found: re.Match[str]) -> str:
+        name = found[1]
+        return found[0] if name is None else f"“{labels.get(name, Field(name.replace('-', '_'), TEXT).label)}”"
+
+    return _OF_COMMAND_LINE.sub(said, sentence)
 
 
 def as_text(items: Sequence[Any]) -> str:
@@ -239,7 +261,7 @@ def _read(field: Field, value: Any, uploads: Path) -> Any:
 
 
 def _number(field: Field, value: Any) -> Any:
-    if value is None or value == "":
+    if value is None or not str(value).strip():
         if field.default is None and not field.optional:
             raise InputError(f"{field.label} is needed; give a number.")
         return None if field.optional else field.default

@@ -1,4 +1,4 @@
-"""Between a browser and the viewer: who may ask, how much may be sent, and errors as sentences."""
+"""Between a browser and the viewer: how much may be sent, whose turn it is, and errors as sentences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
@@ -20,8 +20,6 @@ from canon.runtime import cores
 
 log = logging.getLogger("canon")
 
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
-"""Names of this machine in an address."""
 MOST_JSON = 1 << 20
 MOST_UPLOAD = 128 << 20
 """Bytes of a body that are read at most."""
@@ -37,57 +35,30 @@ class Conflict(InputError):
     """Another tab is in the way."""
 
 
-def refusal(request: Request, hosts: Collection[str]) -> str | None:
-    """Why a request is not answered, or None if it is.
+class SentenceRoute(APIRoute):
+    """A route that answers errors with ``{"error": sentence}``."""
 
-    A page of somebody else must not steer the viewer by its visitor's browser: the address asked for must be one of
-    ``hosts`` ("*" = any; against DNS rebinding), and a page that asks must be one of our own (against forged requests).
-    """
-    host = request.headers.get("host", "").lower()
-    if "*" not in hosts and _without_port(host) not in {name.lower() for name in (*hosts, *LOCAL)}:
-        return "This address is not the viewer's; open it by the address that 'canon view' prints."
-    origin = request.headers.get("origin")
-    if origin is not None and origin.lower().partition("://")[2] != host:
-        return "Only the viewer's own pages may ask for this."
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return "Only the viewer's own pages may ask for this."
-    return None
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        inner = super().get_route_handler()
 
+        async def handle(request: Request) -> Response:
+            try:
+                return await inner(request)
+            except TooLarge as error:
+                return sentence(str(error), 413)
+            except Conflict as error:
+                return sentence(str(error), 409)
+            except InputError as error:
+                return sentence(str(error), 400)
+            except RequestValidationError as error:
+                return sentence(_explained(error), 422)
+            except HTTPException as error:
+                return sentence(str(error.detail), error.status_code)
+            except Exception:
+                log.exception("the viewer failed at %s", request.url.path)
+                return sentence("Something went wrong in the viewer; its terminal shows what.", 500)
 
-def _without_port(host: str) -> str:
-    return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
-
-
-def guarded_route(hosts: Collection[str]) -> type[APIRoute]:
-    """A kind of route that refuses strangers and answers errors with ``{"error": sentence}``."""
-
-    class GuardedRoute(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            inner = super().get_route_handler()
-
-            async def handle(request: Request) -> Response:
-                refused = refusal(request, hosts)
-                if refused is not None:
-                    return sentence(refused, 403)
-                try:
-                    return await inner(request)
-                except TooLarge as error:
-                    return sentence(str(error), 413)
-                except Conflict as error:
-                    return sentence(str(error), 409)
-                except InputError as error:
-                    return sentence(str(error), 400)
-                except RequestValidationError as error:
-                    return sentence(_explained(error), 422)
-                except HTTPException as error:
-                    return sentence(str(error.detail), error.status_code)
-                except Exception:
-                    log.exception("the viewer failed at %s", request.url.path)
-                    return sentence("Something went wrong in the viewer; its terminal shows what.", 500)
-
-            return handle
-
-    return GuardedRoute
+        return handle
 
 
 def sentence(text: str, status: int) -> JSONResponse:

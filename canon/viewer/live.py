@@ -261,3 +261,9 @@ def within(box: Box, outer: Box) -> Box:
     """A box as seen from the corner of one that holds it."""
     rows, columns = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
     return rows, columns
+
+
+def without(box: Box, outer: Box) -> Box:
+    """A box that is seen from the corner of ``outer`` as seen from outside of that; the inverse of :func:`within`."""
+    rows, columns = (slice(a.start + b.start, a.stop + b.start) for a, b in zip(box, outer, strict=True))
+    return rows, columns

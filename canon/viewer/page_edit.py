@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def edit_page(
                     elem_id="editor",
                     filterable=True,
                 )
-                fit = gr.Dropdown(label="Fit", elem_id="fit", visible=False)
+                fit = gr.Dropdown(**_fits(place, None), label="Fit", elem_id="fit", allow_custom_value=True)
 
             @gr.render(inputs=[editor, fit], queue=False, show_progress="hidden")
             def form(editor: str, fit: str | None) -> None:
@@ -54,12 +53,17 @@ def edit_page(
             gr.HTML("<canon-variants></canon-variants>", padding=False)
 
     def fits(chosen: str | None) -> Any:
-        there = place.shelf.project.fits
-        value = chosen if chosen in there else there[-1] if there else None
-        return gr.Dropdown(choices=there, value=value, visible=len(there) > 1)
+        return gr.Dropdown(**_fits(place, chosen))
 
     for event in (tab.select, page_blocks().load):
         event(fits, fit, fit, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def _fits(place: Workplace, chosen: str | None) -> dict[str, Any]:
+    """What can be chosen among the fits, and which of them is."""
+    there = place.shelf.project.fits
+    value = chosen if chosen in there else there[-1] if there else None
+    return {"choices": there, "value": value, "visible": len(there) > 1}
 
 
 def page_blocks() -> gr.Blocks:
@@ -80,26 +84,23 @@ def _form(
     except InputError as error:
         gr.HTML(refusal(str(error)))
         return
-    gr.Markdown(about, elem_classes="canon-about")
+    gr.Markdown(forms.as_labels(about, fields), elem_classes="canon-about")
     inputs: dict[str, Any] = {}
     with gr.Group():
         for field in fields:
             if field.plain:
-                inputs[field.name] = _input(field, layers)
+                inputs[field.name] = _input(field, layers, (editor, field.name), forms.as_labels(field.help, fields))
     folded = [field for field in fields if not field.plain]
     if folded:
         with gr.Accordion("More options", open=False):
             for field in folded:
-                inputs[field.name] = _input(field, layers)
+                inputs[field.name] = _input(field, layers, (editor, field.name), forms.as_labels(field.help, fields))
     chance = any(field.name == "seed" for field in fields)
-    said = gr.HTML("", elem_id="said", padding=False)
     with gr.Row(elem_classes="canon-run"):
+        said = gr.HTML("", elem_id="said", elem_classes="canon-said", padding=False)
         count = gr.Number(
             1,
             label="Variants",
-            precision=0,
-            minimum=1,
-            maximum=MOST_VARIANTS,
             visible=chance,
             elem_id="variants",
             interactive=True,
@@ -112,7 +113,7 @@ def _form(
             given = dict(zip(inputs, values, strict=True))
             return submitted(place, editor, fit, fields, given, count if chance else 1, uploads, confined, device)
         except InputError as error:
-            return refusal(as_labels(str(error), fields))
+            return refusal(forms.as_labels(str(error), fields))
 
     run.click(
         start,
@@ -159,22 +160,24 @@ def submitted(
     return ""
 
 
-def _input(field: Field, layers: Sequence[str]) -> Any:
-    """The gradio component of a field."""
+def _input(field: Field, layers: Sequence[str], key: tuple[str, ...], help: str) -> Any:
+    """The gradio component of a field; ``key`` tells it from those of other editors, whose values it must not take."""
     own: dict[str, Any] = {
+        "key": key,
         "label": field.label,
-        "info": field.help,
+        "info": help,
         "elem_id": f"option-{field.name}",
         "interactive": True,
     }
     value = forms.shown(field)
     if field.kind == forms.LAYER:
-        return gr.Dropdown([("Automatic", ""), *((name, name) for name in layers)], value="", **own)
+        choices = [("Automatic", ""), *((name, name) for name in layers)]
+        return gr.Dropdown(choices, value="", allow_custom_value=True, **{**own, "key": (*key, *layers)})
     if field.kind in (forms.FILE, forms.FILES):
         pictures = [*forms.PICTURES, *forms.OTHER_FILES]
         several = field.kind == forms.FILES
         gr.Markdown(
-            f"{html.escape(field.label)}<br><small>{html.escape(field.help)}</small>", elem_classes="canon-help"
+            f"{html.escape(field.label)}<br><small>{html.escape(help)}</small>", elem_classes="canon-help"
         )
         made = gr.File(
             label=field.label,
@@ -182,6 +185,7 @@ def _input(field: Field, layers: Sequence[str]) -> Any:
             file_count="multiple" if several else "single",
             file_types=pictures,
             type="filepath",
+            key=key,
             elem_id=own["elem_id"],
             elem_classes="canon-file",
             interactive=True,
@@ -196,15 +200,11 @@ def _input(field: Field, layers: Sequence[str]) -> Any:
     if field.kind == forms.CHOICE:
         return gr.Dropdown(list(field.choices), value=value, **own)
     if field.kind in (forms.NUMBER, forms.WHOLE):
-        return gr.Number(value, precision=0 if field.kind == forms.WHOLE else None, step=1, **own)
+        if field.default is None:  # gradio's own number would send 0 for nothing
+            return gr.Textbox(value, placeholder=forms.AUTOMATIC if field.optional else "", max_lines=1, **own)
+        return gr.Number(value, step=1, **own)
     lines = 3 if field.name == "prompt" else 2 if field.kind == forms.LIST and field.item is str else 1
     return gr.Textbox(value, lines=lines, max_lines=max(lines, 4), **own)
-
-
-def as_labels(sentence: str, fields: Sequence[Field]) -> str:
-    """A sentence of an editor, which names options as the command line does, for the form."""
-    labels = {field.name.replace("_", "-"): field.label for field in fields}
-    return re.sub(r"--([a-z][a-z-]*)", lambda found: f"“{labels.get(found[1], found[1])}”", sentence)
 
 
 def refusal(sentence: str) -> str:

@@ -22,8 +22,9 @@ def render_page(place: Workplace, tab: gr.Tab) -> None:
         with gr.Column(scale=2, min_width=340):
             with gr.Group():
                 stack = gr.Dropdown(
-                    [],
+                    **_edits(place, None),
                     multiselect=True,
+                    allow_custom_value=True,
                     label="Edits",
                     info="In this order, the first at the bottom",
                     elem_id="stack",
@@ -31,9 +32,7 @@ def render_page(place: Workplace, tab: gr.Tab) -> None:
                 format = gr.Dropdown(
                     [(f"{name}: {_ABOUT[name]}", name) for name in FORMATS], value="mp4", label="Format"
                 )
-                scale = gr.Number(
-                    1, label="Scale", info="Times the clip's size, 1 to 8", precision=0, minimum=1, maximum=_MOST_SCALE
-                )
+                scale = gr.Number(1, label="Scale", info=f"Times the clip's size, 1 to {_MOST_SCALE}", elem_id="scale")
                 lit = gr.Checkbox(True, label="Lit", info="The light of the scene falls on the edit")
             run = gr.Button("Render", variant="primary", elem_id="render")
             said = gr.HTML("", elem_id="render-said", padding=False)
@@ -42,9 +41,7 @@ def render_page(place: Workplace, tab: gr.Tab) -> None:
             gr.HTML("<canon-films></canon-films>", padding=False)
 
     def edits(chosen: list[str] | None) -> Any:
-        there = place.shelf.project.edits
-        kept = [name for name in chosen or [] if name in there]
-        return gr.Dropdown(choices=there, value=kept or there[-1:])
+        return gr.Dropdown(**_edits(place, chosen))
 
     def start(stack: list[str] | None, format: str, scale: Any, lit: bool) -> str:
         try:
@@ -58,6 +55,13 @@ def render_page(place: Workplace, tab: gr.Tab) -> None:
     run.click(
         start, [stack, format, scale, lit], said, queue=False, show_progress="hidden", api_visibility="private"
     ).then(None, js=NOTICE)
+
+
+def _edits(place: Workplace, chosen: list[str] | None) -> dict[str, Any]:
+    """What can be stacked, and what is."""
+    there = place.shelf.project.edits
+    kept = [name for name in chosen or [] if name in there]
+    return {"choices": there, "value": kept or there[-1:]}
 
 
 def submitted(place: Workplace, stack: list[str], format: str, scale: Any, lit: bool) -> None:

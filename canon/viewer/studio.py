@@ -1,101 +1,50 @@
 """The one place that holds what a viewer shows: fits, edits, previews and drafts of a project, loaded once and kept.
 
-All methods may be called from any thread. What other programs change on disk is seen: everything is known by name and
-by when its file was written.
+All methods may be called from any thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import logging
-import os
 import secrets
 import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
 from canon.carrying import Ways, crossings
 from canon.compose import LayerEdit
-from canon.edit_folder import EDIT_FILE, load_edit
 from canon.edits import Edit
 from canon.errors import InputError
-from canon.fit_folder import FIT_FILE, load
-from canon.fits import Fit
 from canon.project import WORK, Project
-from canon.rendering import Video
-from canon.storage import explain_os_error, inside, read_yaml
-from canon.viewer.drafts import DRAFT_FILE, Draft, read_draft, read_json
+from canon.storage import inside
+from canon.viewer.draft_folder import DRAFT_FILE, DraftFolder, read_json
+from canon.viewer.draft_layers import DraftLayer
+from canon.viewer.drafts import Draft, read_draft
 from canon.viewer.live import LiveVideo
+from canon.viewer.loaded import FITS, Kept, LoadedProject
+from canon.viewer.saved_edits import SavedEdits
 
-log = logging.getLogger("canon")
-
-_FITS, _EDIT_COUNT, _VIDEOS, _LIVE = 3, 24, 6, 4
+_LIVE = 4
 _DRAFTS_KEPT = 14 * 86400.0
 """Seconds after which a draft that nobody opened again is thrown away."""
 _HOLD = 15.0
 """Seconds without a sign of life after which another tab may take a draft over."""
 _IDLE = 1800.0
 """Seconds without a sign of life after which a draft is no longer kept in memory."""
-_VERSIONS = 30
-"""Versions of an edit that are kept."""
-_LOCK_WAIT = 10.0
-
-Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
-    """The values made last, by key; one that is being made is made once, whoever asks."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._lock = most, threading.Lock()
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._making: dict[Hashable, threading.Lock] = {}
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of a key."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-            making = self._making.setdefault(key, threading.Lock())
-        with making:
-            with self._lock:
-                if key in self._values:
-                    return self._values[key]
-            try:
-                value = make()
-                with self._lock:
-                    self._values[key] = value
-                    while len(self._values) > self._most:
-                        self._values.popitem(last=False)
-            finally:
-                with self._lock:
-                    self._making.pop(key, None)
-        return value
-
-    def drop(self, wanted: Callable[[Any], bool]) -> None:
-        """Forget the values of some keys."""
-        with self._lock:
-            for key in [key for key in self._values if wanted(key)]:
-                self._values.pop(key)
-
-
-class Studio:
+class Studio(LoadedProject, SavedEdits):
     """What a viewer of a project works with."""
 
     def __init__(self, project: Project) -> None:
-        self.project = project
-        self._fits: Kept[Fit] = Kept(_FITS)
-        self._edits: Kept[Edit] = Kept(_EDIT_COUNT)
-        self._videos: Kept[Video] = Kept(_VIDEOS)
-        self._ways: Kept[dict[str, Ways]] = Kept(_FITS)
+        super().__init__(project)
+        self._ways: Kept[dict[str, Ways]] = Kept(FITS)
         self._drafts: dict[str, Draft] = {}
         self._lives: OrderedDict[tuple[str, Hashable], LiveVideo] = OrderedDict()
         self._lock = threading.RLock()
@@ -110,61 +59,7 @@ class Studio:
         for draft in drafts:
             draft.close()
 
-    # --- what is there ---
-
-    def fit_version(self, name: str) -> str:
-        """Another text whenever the fit is another.
-
-        Raises:
-            InputError: there is none of that name.
-        """
-        return _version(self.project.fit_folder(self.project.fit_name(name)) / FIT_FILE)
-
-    def edit_version(self, name: str) -> str:
-        """Another text whenever the edit is another; see :meth:`fit_version`."""
-        folder = self.project.edit_folder(name)
-        if not (folder / EDIT_FILE).is_file():
-            self.project.edit(name)  # raises the sentence
-        return _version(folder / EDIT_FILE)
-
-    def fit(self, name: str | None = None) -> Fit:
-        """A fit by name, or the one made last.
-
-        Raises:
-            InputError: there is none, or it is damaged.
-        """
-        name = self.project.fit_name(name)
-        folder = self.project.fit_folder(name)
-        return self._fits.get((name, self.fit_version(name)), lambda: load(folder))
-
-    def edit(self, name: str) -> Edit:
-        """An edit by name; see :meth:`fit`."""
-        folder = self.project.edit_folder(name)
-        return self._edits.get((name, self.edit_version(name)), lambda: load_edit(folder))
-
-    def edits_of(self, fit: str) -> list[str]:
-        """Names of the edits that were made on a fit."""
-        wanted, found = self.fit(fit).id, []
-        for name in self.project.edits:
-            with contextlib.suppress(InputError):
-                made_on = read_yaml(self.project.edit_folder(name) / EDIT_FILE).get("fit")
-                if not made_on or made_on == wanted:
-                    found.append(name)
-        return found
-
     # --- pictures ---
-
-    def video(self, fit: str, edits: Sequence[str] = ()) -> Video:
-        """The video of a fit with a stack of saved edits.
-
-        Raises:
-            InputError: unknown names, or edits that do not belong to the fit.
-        """
-        key = self._stack_key(fit, edits)
-        return self._videos.get(key, lambda: Video(self.fit(fit), [self.edit(name) for name in edits]))
-
-    def _stack_key(self, fit: str, edits: Sequence[str]) -> tuple[str, ...]:
-        return (fit, self.fit_version(fit), *(f"{name}@{self.edit_version(name)}" for name in edits))
 
     def preview(self, fit: str, t: int, edits: Sequence[str] = (), draft: str | None = None) -> np.ndarray:
         """Frame ``t`` with a stack of saved edits and, on top, what is being painted, uint8 [H, W, 3].
@@ -194,7 +89,7 @@ class Studio:
             return dict(live.composed)
 
     def _live(self, draft: Draft, edits: Sequence[str]) -> LiveVideo:
-        key = (draft.id, self._stack_key(draft.fit_name, edits))
+        key = (draft.id, self.stack_key(draft.fit_name, edits))
         with self._lock:
             if key in self._lives:
                 self._lives.move_to_end(key)
@@ -211,16 +106,6 @@ class Studio:
             if owner is not None:
                 owner.unwatch(old)
         return live
-
-    def check_frame(self, fit: str, t: int) -> None:
-        """Refuse the number of a frame that the clip does not have.
-
-        Raises:
-            InputError: there is no such frame.
-        """
-        count = len(self.fit(fit))
-        if not 0 <= t < count:
-            raise InputError(f"There is no frame {t}; the clip has frames 0 to {count - 1}.")
 
     # --- drafts ---
 
@@ -300,19 +185,36 @@ class Studio:
         draft = self.draft(id)
         if self.hold(draft, tab):
             return draft
-        copy = self.new_draft(draft.fit_name, draft.edits)
         with draft.lock:
-            for layer in draft.layers:
-                copy.add_layer(
-                    layer.target,
-                    layer.name,
-                    layer.kind,
-                    rgba=layer.rgba.copy(),
-                    opacity=layer.opacity,
-                    visible=layer.visible,
-                    extra=dict(layer.extra),
-                    asset=layer.asset,
-                )
+            return self._copy(draft.fit_name, draft.edits, draft.layers, tab)
+
+    def open_edit(self, name: str, tab: str) -> Draft:
+        """A new draft for a tab with the layers that a saved edit was painted as.
+
+        Raises:
+            InputError: there is no such edit, its layers were not kept, or its fit is gone or was made again.
+        """
+        self.edit_version(name)
+        folder = self.layers_of(name)
+        if folder is None:
+            raise InputError(f"No layers were kept of the edit '{name}'; put it below a drawing to paint over it.")
+        record, there = DraftFolder(folder).read(self.fit), set(self.project.edits)
+        below = [edit for edit in record.edits if edit in there and edit != name]
+        return self._copy(record.fit_name, below, record.layers, tab)
+
+    def _copy(self, fit: str, edits: Sequence[str], layers: Sequence[DraftLayer], tab: str) -> Draft:
+        copy = self.new_draft(fit, edits)
+        for layer in layers:
+            copy.add_layer(
+                layer.target,
+                layer.name,
+                layer.kind,
+                rgba=layer.rgba.copy(),
+                opacity=layer.opacity,
+                visible=layer.visible,
+                extra=dict(layer.extra),
+                asset=layer.asset,
+            )
         copy.forget_history()
         self.hold(copy, tab)
         return copy
@@ -385,167 +287,20 @@ class Studio:
                 if time.time() - changed > _DRAFTS_KEPT:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    # --- saving ---
-
     def save_draft(self, id: str, name: str, replace: bool = False) -> Edit:
-        """Save what a draft holds as an edit of the project.
+        """Save what a draft holds as an edit of the project, and keep its layers for :meth:`open_edit`.
 
         Raises:
             InputError: nothing is painted, the name cannot be or exists already, or the disk is full.
         """
-        edit = self.draft(id).edit()
-        if not edit.steps:
-            raise InputError("Nothing is painted yet, so there is nothing to save.")
-        self.save_edit(edit, name, replace)
-        return edit
-
-    def save_edit(self, edit: Edit, name: str, replace: bool = False) -> None:
-        """Save an edit under a name, and keep the version that was there.
-
-        Raises:
-            InputError: the name cannot be, or exists and ``replace`` is False; or the folder cannot be written.
-        """
-        name = name.strip()
-        folder = self.project.edit_folder(name)
-        with self.writing():
-            if (folder / EDIT_FILE).is_file():
-                if not replace:
-                    raise InputError(f"There is an edit '{name}' already; choose another name, or replace it.")
-                self._keep_version(name)
-            edit.save(folder)
-            self._keep_version(name)
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the project's edits for one writer, in this process or another.
-
-        Raises:
-            InputError: somebody else holds them for too long.
-        """
-        work = self.project.folder / WORK
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            handle = (work / "edits.lock").open("w")
-        except OSError as error:
-            raise explain_os_error(error, work) from error
-        with handle:
-            until = time.monotonic() + _LOCK_WAIT
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if time.monotonic() > until:
-                        raise InputError("Somebody else is saving in this project; try again.") from error
-                    time.sleep(0.02)
-            yield
-
-    # --- history ---
-
-    def _versions(self, name: str) -> list[Path]:
-        self.project.edit_folder(name)
-        folder = self.project.folder / WORK / "history" / name
-        found = [path for path in folder.glob("[0-9]*") if path.name.isdigit() and (path / EDIT_FILE).is_file()]
-        return sorted(found, key=lambda path: int(path.name))
-
-    def _keep_version(self, name: str) -> None:
-        """Keep an edit as it is on disk, by links: its files are replaced as wholes, never written into."""
-        source = self.project.edit_folder(name)
-        versions = self._versions(name)
-        if versions and _same_files(versions[-1], source):
-            return
-        number = int(versions[-1].name) + 1 if versions else 1
-        target = self.project.folder / WORK / "history" / name / f"{number:03d}"
-        _linked(source, target)
-        for old in versions[: max(len(versions) + 1 - _VERSIONS, 0)]:
-            shutil.rmtree(old, ignore_errors=True)
-
-    def history(self, name: str) -> list[dict[str, Any]]:
-        """Versions of an edit, the newest first: version, saved (seconds since 1970), editors, layers, current.
-
-        Raises:
-            InputError: the name cannot be one.
-        """
-        current = self.project.edit_folder(name)
-        found = []
-        for path in reversed(self._versions(name)):
-            with contextlib.suppress(InputError, KeyError, TypeError, OSError):
-                steps = read_yaml(path / EDIT_FILE)["steps"]
-                found.append(
-                    {
-                        "version": int(path.name),
-                        "saved": (path / EDIT_FILE).stat().st_mtime,
-                        "editors": list(dict.fromkeys(step["provenance"]["editor"] for step in steps)),
-                        "layers": list(dict.fromkeys(step["layer"] for step in steps)),
-                        "steps": len(steps),
-                        "current": _same_files(path, current),
-                    }
-                )
-        return found
-
-    def version(self, name: str, version: int) -> Edit:
-        """An edit as it was.
-
-        Raises:
-            InputError: there is no such version.
-        """
-        return load_edit(self._version_folder(name, version))
-
-    def _version_folder(self, name: str, version: int) -> Path:
-        for path in self._versions(name):
-            if int(path.name) == version:
-                return path
-        raise InputError(f"There is no version {version} of '{name}'.")
-
-    def restore(self, name: str, version: int) -> Edit:
-        """Let an edit be again what it was; what it is now is kept as a version, too.
-
-        Raises:
-            InputError: there is no such version, or it is damaged.
-        """
-        edit = self.version(name, version)
-        with self.writing():
-            folder = self.project.edit_folder(name)
-            if (folder / EDIT_FILE).is_file():
-                self._keep_version(name)
-            edit.save(folder)
-            self._keep_version(name)
-        return edit
+        draft = self.draft(id)
+        with draft.at_rest() as layers:
+            edit = draft.edit()
+            if not edit.steps:
+                raise InputError("Nothing is painted yet, so there is nothing to save.")
+            self.save_edit(edit, name, replace, layers)
+            return edit
 
 
 def _is_id(id: str) -> bool:
     return len(id) == 32 and all(c in "0123456789abcdef" for c in id)
-
-
-def _version(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise InputError(f"'{path.parent.name}' is gone; it may have been renamed or deleted.") from error
-    return f"{stat.st_mtime_ns:x}-{stat.st_ino:x}"
-
-
-def _same_files(a: Path, b: Path) -> bool:
-    """Whether two folders hold the same files."""
-    with contextlib.suppress(OSError):
-        names, others = ({path.name for path in folder.iterdir() if path.is_file()} for folder in (a, b))
-        pairs = ((a / name, b / name) for name in names)
-        return names == others and all(x.samefile(y) or x.read_bytes() == y.read_bytes() for x, y in pairs)
-    return False
-
-
-def _linked(source: Path, target: Path) -> None:
-    """A copy of a folder's files, by hard links where the disk can."""
-    partial = target.with_name(f".partial-{target.name}")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for path in source.iterdir():
-            if path.is_file():
-                try:
-                    os.link(path, partial / path.name)
-                except OSError:
-                    shutil.copy2(path, partial / path.name)
-        partial.rename(target)
-    except OSError as error:
-        raise explain_os_error(error, target) from error

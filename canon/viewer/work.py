@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +35,22 @@ def edit(out: str, project: str, fit: str, editor: str, options: dict[str, Any],
     for k in range(count):
         report(_variant(k, count), k / count)
         own = given if seed is None else {**given, "seed": seed + k}
-        with part(k / count, (k + 1) / count):
+        with part(k / count, (k + 1) / count), _for_the_page(editor):
             made(source, editor, **own).save(Path(out) / VARIANTS / str(k + 1))
         seeds.append(None if seed is None else seed + k)
     return {"fit": fit, "editor": editor, "seeds": seeds}
+
+
+@contextlib.contextmanager
+def _for_the_page(editor: str) -> Iterator[None]:
+    """Have an editor's refusals name its options as the form does."""
+    from canon import registry
+    from canon.viewer import forms
+
+    try:
+        yield
+    except InputError as error:
+        raise InputError(forms.as_labels(str(error), forms.form(registry.editor(editor).Config))) from error
 
 
 def _variant(k: int, count: int) -> str:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from canon.experiments import tasks as task_module
 from canon.experiments.choices import Experiment
 from canon.experiments.contracts import Outcome, Task
 from canon.experiments.inprocess import InProcessEngine
-from canon.experiments.loading import Problems, SpecError, read_experiment
+from canon.experiments.loading import read_experiment
+from canon.experiments.places import Problems, SpecError
 from canon.experiments.planning import Plan, make_plan
 from canon.experiments.running import Callback, driver_lock, load_experiment, make_engine, open_store
 from canon.experiments.store import DONE, FAILED, Store
@@ -534,8 +536,13 @@ def test_the_estimate_is_of_earlier_runs(
 
 
 def test_a_crash_of_an_editor_is_a_fault_and_the_rest_goes_on(
-    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clips: Path,
+    done: tuple[Path, Any, Counting],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    out, _, _ = done  # with the fit
     whole = task_module._edit
 
     def breaks(asked: Mapping[str, Any], *rest: Any) -> Any:
@@ -546,15 +553,63 @@ def test_a_crash_of_an_editor_is_a_fault_and_the_rest_goes_on(
     monkeypatch.setitem(task_module._KINDS, "edit", breaks)
     editors = [{"name": "r", "editor": "remove", "grow": 3}, {"name": "m", "editor": "remove", "grow": 0}, "grade"]
     path = written(tmp_path, {**basic(clips), "editors": editors, "metrics": False, "render": False})
-    assert main(["run", str(path), "--no-report"]) == 1
+    command = ["run", str(path), "--no-report", "--out", str(out)]
+    assert main(command) == 1
     told = capsys.readouterr()
     assert "FAILED: This is a fault in canon (ZeroDivisionError: by zero)." in told.err
     assert "2 ok, 2 failed of 4 rows" in told.out
     assert "failed (1): Not enough memory for 'edit one / atlas / m'" in told.out
-    (faulty,) = [r for r in Store.open(tmp_path / "runs" / "basic").records(FAILED).values() if r["fault"]]
+    (faulty,) = [r for r in Store.open(out).records(FAILED).values() if r["fault"]]
     assert "in breaks" in faulty["trace"] and faulty["label"] == "edit one / atlas / r"
     monkeypatch.undo()
-    assert main(["run", str(path), "--no-report"]) == 0
+    assert main(command) == 0
+
+
+def test_attempts_that_only_the_driver_knows_of_are_noted(
+    clips: Path, done: tuple[Path, Any, Counting], small: dict[str, Any]
+) -> None:
+    class Twice(InProcessEngine):
+        """As if every task had been begun twice, and one worker had died for good."""
+
+        def run(self, tasks: Sequence[Task], store: Store, begun: Any, ended: Any) -> None:
+            def told(task: Task, outcome: Outcome) -> None:
+                if task.kind == "measure":
+                    store.remove_record(task.key)
+                    outcome = Outcome(task.key, "The process that ran it died.", fault=True)
+                ended(task, replace(outcome, attempts=2))
+
+            super().run(tasks, store, begun, told)
+
+    out, _, _ = done
+    value = {**small, "editors": [{"name": "twice", "editor": "grade", "hue": 7}]}
+    alone, edit = canon.run(value, out=out, engine=Twice(), report=False).rows
+    assert alone["attempts"] == 1 and edit["attempts"] == 2 and edit["status"] == "failed"
+    store = Store.open(out)
+    assert store.record(edit["key_edit"])["attempts"] == 2  # type: ignore[index]
+    died = store.record(edit["key_measure"], FAILED)
+    assert died is not None and died["attempts"] == 2 and died["label"] == "measure one / atlas / twice"
+    # It is there for whoever comes later, too.
+    later = canon.run(value, out=out, report=False).rows[1]
+    assert later["status"] == "ok" and later["attempts"] == 2
+
+
+def test_a_report_that_says_the_same_is_not_written_again(
+    done: tuple[Path, Any, Counting], small: dict[str, Any]
+) -> None:
+    out, _, _ = done
+    value = {**small, "editors": small["editors"][:1]}
+    report = out / "report.html"
+
+    def written_at(**more: Any) -> int:
+        canon.run({**value, **more}, out=out)
+        return report.stat().st_mtime_ns
+
+    first = written_at()
+    assert written_at() == first
+    second = written_at(description="of two hues")
+    assert second != first and written_at(description="of two hues") == second
+    report.unlink()
+    assert written_at(description="of two hues") != second
 
 
 def test_fits_of_one_project_stand_beside_each_other_but_not_beside_canon_fit(clips: Path, tmp_path: Path) -> None:
@@ -568,64 +623,72 @@ def test_fits_of_one_project_stand_beside_each_other_but_not_beside_canon_fit(cl
         pass
 
 
-DRIVER = """
-import sys
-from canon.cli import main
-sys.exit(main(["run", sys.argv[1], "--no-report"]))
-"""
-
-
-def start(path: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], env=environment, **pipes)  # type: ignore[call-overload, no-any-return]
-
-
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_and_does_nothing_twice(clips: Path, tmp_path: Path) -> None:
-    editors = [{"name": "g", "editor": "grade", "sweep": {"hue": list(range(10))}}]
-    path, store = written(tmp_path, basic(clips, editors=editors)), Store.open(tmp_path / "runs" / "basic")
-    chance, seen = random.Random(4), dict[str, Any]()
-    kills = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]  # the first one as a rule amidst the fit
-    for _ in range(6):
-        driver, target = start(path), len(seen) + (9 if seen else 1)
-        while driver.poll() is None and len(store.records()) < target:
+def test_killed_at_any_moment_it_goes_on_and_does_nothing_twice(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editors = [{"name": "g", "editor": "grade", "sweep": {"hue": list(range(6))}}]
+    value = basic(clips, editors=editors)
+    path, out = written(tmp_path, value), tmp_path / "runs" / "basic"
+    counts = {"clip": 1, "fit": 1, "edit": 6, "render": 6, "measure": 7}
+    chance, total = random.Random(), sum(counts.values())
+    killed = chance.randrange(total // 2)
+    stopped = chance.randrange(killed, total - 2)
+    print(f"killed after {killed} tasks, stopped after {stopped}")
+
+    # A process that is killed, at the first with luck amidst the fit.
+    code = "import sys; from canon.cli import main; main(['run', sys.argv[1], '--no-report'])"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stderr=subprocess.DEVNULL) as driver:
+        while len(list(out.glob("done/[!.]*.json"))) < killed or not out.exists():
+            assert driver.poll() is None
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.15))
-        if kills and driver.poll() is None:
-            how = kills.pop(0)
-            driver.send_signal(how)
-            _, told = driver.communicate(timeout=60)
-            if how == signal.SIGTERM:
-                assert driver.returncode == 130 and "run the same command again to go on" in told
-        else:
-            driver.communicate(timeout=300)
-        records = store.records()
-        # What was noted stays as it was noted, whoever came after it.
-        assert all(records.get(key) == found for key, found in seen.items())
-        seen = records
-        if driver.returncode == 0:
-            break
-    assert driver.returncode == 0 and len(kills) <= 1
-    counts = Counter(found["kind"] for found in seen.values())
-    assert counts == {"clip": 1, "fit": 1, "edit": 10, "render": 10, "measure": 11}
-    assert not list((tmp_path / "runs").rglob("failed/*.json"))
-    project = Project.open(store.path("projects/one"))
-    assert len(project.edits) == 10 and project.fits == ["atlas"]
+        time.sleep(chance.uniform(0, 0.1))
+        driver.kill()
+    store = Store.open(out)
+    first = store.records()
+    assert killed <= len(first) < total
+
+    # This process, sent SIGTERM within a task.
+    whole, ran = task_module._prepare, list[int]()
+
+    def prepare(cpus: int) -> None:
+        ran.append(cpus)
+        if len(first) + len(ran) > max(stopped, len(first)):
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(cpus)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task_module, "_prepare", prepare)
+        assert main(["run", str(path), "--no-report"]) == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
+    second = store.records()
+    assert len(second) == max(stopped, len(first)), "the task that was stopped is not done"
+
+    again = Counting()
+    results = canon.run(path, report=False, callbacks=[again])
+    assert [row["status"] for row in results.rows] == ["ok"] * 7
+    records = store.records()
+    # What was noted stays as it was noted, whoever came after it.
+    assert all(records[key] == found for noted in (first, second) for key, found in noted.items())
+    assert sorted(again.labels) == sorted(found["label"] for key, found in records.items() if key not in second)
+    assert Counter(found["kind"] for found in records.values()) == counts
+    assert not list(out.glob("failed/*.json"))
+    project = Project.open(out / "projects/one")
+    assert len(project.edits) == 6 and project.fits == ["atlas"]
 
 
 @pytest.mark.slow
-def test_a_thousand_edits_take_less_than_a_minute(clips: Path, tmp_path: Path) -> None:
+def test_a_thousand_edits_take_less_than_a_minute(clips: Path, done: tuple[Path, Any, Counting]) -> None:
+    out, _, _ = done  # with the fit
     value = basic(clips, metrics=False, render=False)
     value["editors"] = [{"name": "g", "editor": "grade", "sweep": {"hue": [k / 10 for k in range(1000)]}}]
-    canon.run({**value, "editors": ["remove"]}, out=tmp_path / "out", report=False)  # the fit
     begin = time.perf_counter()
-    results = canon.run(value, out=tmp_path / "out", report=False)
+    results = canon.run(value, out=out, report=False)
     seconds = time.perf_counter() - begin
     assert Counter(row["status"] for row in results.rows) == {"ok": 1001}
     assert seconds < 60, f"{seconds:.1f} s"
     begin = time.perf_counter()
-    plan = plan_of(value, tmp_path / "out")
+    plan = plan_of(value, out)
     assert not plan.left and time.perf_counter() - begin < 5
 
 

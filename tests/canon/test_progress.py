@@ -158,7 +158,7 @@ def fit() -> Fit:
 
 @pytest.fixture(scope="module")
 def person() -> NerfFit:
-    return rough_fit(small_person(orbit=20.0))
+    return rough_fit(small_person(frames=2, size=(40, 32), orbit=20.0))
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from viewing import (
     painter_ready,
     previewed,
     reddened,
+    responsiveness,
     run_editor,
     save_painting,
     saved_project,
@@ -240,47 +241,7 @@ def test_a_long_project_stays_responsive(chromium: Any, tmp_path: Path, record_p
         web = Browser(chromium, url)
         page = web.page()
         painter_ready(page)
-        shown = """
-            const painter = document.querySelector('canon-painter'), seconds = [];
-            const context = painter.previewCanvas.getContext('2d', {willReadFrequently: true});
-            const look = () => {
-                const { width, height } = painter.previewCanvas;
-                const { data } = context.getImageData(0, 0, width, height);
-                let sum = 7;
-                for (let k = 0; k < data.length; k += 97) sum = (sum * 31 + data[k]) >>> 0;
-                return sum;
-            };
-            const next = async (before) => {
-                const end = performance.now() + 5000;
-                while (look() === before && performance.now() < end) await new Promise((r) => setTimeout(r, 4));
-            };
-        """
-        scrubbed = page.evaluate(
-            f"""async () => {{ {shown}
-            for (let t = 3; t < 69; t += 5) {{
-                const before = look(), begin = performance.now();
-                painter.timeline.go(t);
-                await next(before);
-                seconds.push(performance.now() - begin);
-            }}
-            return seconds; }}"""
-        )
-        stroke(page, [(60, 60), (90, 60)], 20)
-        painted = []
-        for k in range(8):
-            page.evaluate(
-                f"""async () => {{ {shown}
-                let before = null;
-                while (before !== (before = look())) await new Promise((done) => setTimeout(done, 400));
-                const stage = painter.stage.element;
-                window.waited = new Promise((done) => stage.addEventListener('pointerdown', async () => {{
-                    const begin = performance.now();
-                    await next(before);
-                    done(performance.now() - begin);
-                }}, {{ once: true }})); }}"""
-            )
-            stroke(page, [(60 + 5 * k, 90 + 10 * k), (120 + 5 * k, 90 + 10 * k)], 20)
-            painted.append(page.evaluate("window.waited"))
+        scrubbed, painted = responsiveness(page)
         figures = {"scrub": np.median(scrubbed), "stroke": np.median(painted)}
         for name, value in figures.items():
             record_property(f"{name}_ms", round(float(value)))

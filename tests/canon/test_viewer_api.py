@@ -23,8 +23,9 @@ from canon.layered_images import LayeredImage, PaintLayer, encoded_layers, read_
 from canon.project import Project
 from canon.storage import encoded_image, to_uint8
 from canon.viewer import guarding
+from canon.viewer.access import Access
 from canon.viewer.api import router
-from canon.viewer.drafts import Target
+from canon.viewer.draft_layers import Target
 from canon.viewer.studio import Studio
 from tests.helpers.truth import small_scene, true_fit
 
@@ -50,6 +51,7 @@ def studio(folder: Path, tmp_path: Path) -> Iterator[Studio]:
 def web(studio: Studio) -> Iterator[TestClient]:
     app = FastAPI()
     app.include_router(router(studio))
+    app.add_middleware(Access)
     with TestClient(app, base_url="http://127.0.0.1:7860") as client:
         yield client
 
@@ -186,6 +188,12 @@ def test_painting_saving_and_undoing(web: TestClient, studio: Studio) -> None:
     history = web.get("/canon/edits/mine/history").json()["versions"]
     assert [entry["current"] for entry in history] == [True]
     assert web.post("/canon/edits/mine/restore", json={"version": 1}).status_code == 200
+    back = web.post("/canon/edits/mine/open", json={"tab": "two"}).json()
+    assert back["id"] != draft and back["fit"] == "true"
+    assert [(layer["name"], layer["opacity"]) for layer in back["layers"]] == [("sky", 0.5)]
+    kept = image(web.get(f"/canon/drafts/{back['id']}/layers/{back['layers'][0]['id']}/pixels").content)
+    assert (kept[40:60, 60:90] == (250, 10, 20, 255)).all() and np.count_nonzero(kept[..., 3]) == 600
+    assert "no edit called" in web.post("/canon/edits/none/open").json()["error"]
 
 
 def test_another_tab_cannot_paint_into_a_drawing(web: TestClient, studio: Studio) -> None:
@@ -262,15 +270,18 @@ def test_only_our_own_pages_may_ask(web: TestClient, studio: Studio) -> None:
         {"Origin": "http://evil.example"}, {"Origin": "http://127.0.0.1:9999"}, {"Origin": "null"},
         {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
     ):  # fmt: skip
-        refused(web.get(url, headers=headers), 403, "viewer")
-        refused(web.post("/canon/drafts", json={"fit": "true"}, headers=headers), 403, "viewer")
+        refused(web.get(url, headers=headers), 403, "another site")
+        refused(web.post("/canon/drafts", json={"fit": "true"}, headers=headers), 403, "another site")
     assert web.get(url, headers={"Origin": "http://127.0.0.1:7860", "Sec-Fetch-Site": "same-origin"}).status_code == 200
     assert web.get(url, headers={"Host": "localhost:7860"}).status_code == 200
     app = FastAPI()
-    app.include_router(router(studio, hosts=["studio.lan"]))
+    app.include_router(router(studio))
+    app.add_middleware(Access, host="studio.lan")
     there = TestClient(app, base_url="http://studio.lan:7860")
     assert there.get(url).status_code == 200
-    refused(there.get(url, headers={"Host": "evil.example"}), 403, "viewer")
+    refused(there.get(url, headers={"Host": "evil.example"}), 403, "another site")
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert there.get(url, headers=link).status_code == 200
 
 
 def test_uploads_are_checked_before_they_are_decoded(

@@ -16,7 +16,8 @@ from canon.edits import Delta, Edit, Over, Remove, Step, Warp
 from canon.errors import InputError
 from canon.fits import Fit
 from canon.project import Project
-from canon.viewer.drafts import Draft, DraftLayer, Target
+from canon.viewer.draft_layers import DraftLayer, Target
+from canon.viewer.drafts import Draft
 from canon.viewer.live import LiveVideo
 from canon.viewer.studio import Studio
 from tests.helpers.truth import small_scene, split_in_two, true_fit
@@ -261,7 +262,7 @@ def test_a_draft_comes_back_after_a_crash(studio: Studio) -> None:
 
 
 def test_a_draft_is_written_by_itself_but_not_at_every_dab(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canon.viewer.drafts._SAVE_SOON", 0.2)
+    monkeypatch.setattr("canon.viewer.draft_folder._SAVE_SOON", 0.2)
     written: list[int] = []
     plain_write = Draft.write
 
@@ -381,8 +382,41 @@ def test_an_edit_of_another_program_is_kept_when_it_is_replaced_and_seen_when_it
     np.testing.assert_array_equal(studio.preview("true", 0, ["shared"]), before)
 
 
+def test_a_painted_edit_brings_its_layers_back(studio: Studio) -> None:
+    draft = studio.new_draft("true")
+    sky = draft.add_layer(Target("background"), "sky", opacity=0.5)
+    draft.patch(sky.id, 30, 30, dab(1))
+    sticker = draft.add_layer(Target(frame=2), "sticker", "image", extra={"x": 3}, asset=b"the file")
+    draft.patch(sticker.id, 60, 40, dab(2))
+    draft.add_layer(Target("foreground"), "hidden", visible=False)
+    kept = [(layer.describe(), layer.rgba.copy(), layer.asset) for layer in draft.layers]
+
+    def check(back: Draft) -> None:
+        assert back.id != draft.id and back.state()["undo"] is None
+        for layer, (told, rgba, asset) in zip(back.layers, kept, strict=True):
+            same = ("name", "kind", "opacity", "visible", "extra", "target")
+            assert {key: layer.describe()[key] for key in same} == {key: told[key] for key in same}
+            np.testing.assert_array_equal(layer.rgba, rgba)
+            assert layer.asset == asset
+
+    studio.save_draft(draft.id, "mine")
+    draft.patch(sky.id, 30, 30, dab(3))  # what is painted afterwards belongs to no saved edit yet
+    draft.write()
+    check(studio.open_edit("mine", "tab"))
+    studio.save_draft(draft.id, "mine", replace=True)
+    np.testing.assert_array_equal(studio.open_edit("mine", "tab").layers[0].rgba, draft.layers[0].rgba)
+    studio.restore("mine", 1)
+    studio.project.edit_folder("mine").rename(studio.project.edit_folder("renamed"))
+    check(Studio(studio.project).open_edit("renamed", "tab"))
+    over(studio.fit("true"), "background").save(studio.project.edit_folder("renamed"))
+    with pytest.raises(InputError, match="No layers were kept"):
+        studio.open_edit("renamed", "tab")
+    with pytest.raises(InputError, match="no edit called"):
+        studio.open_edit("mine", "tab")
+
+
 def test_versions_are_bounded(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canon.viewer.studio._VERSIONS", 3)
+    monkeypatch.setattr("canon.viewer.saved_edits._VERSIONS", 3)
     for seed in range(5):
         studio.save_draft(painted(studio, seed), "mine", replace=True)
     assert [entry["version"] for entry in studio.history("mine")] == [5, 4, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 import threading
@@ -26,6 +27,7 @@ import canon
 from canon.project import Project
 from canon.storage import write_image
 from canon.viewer.api import router
+from canon.viewer.images import decoded_rgba
 from canon.viewer.studio import Studio
 from tests.helpers.truth import small_scene, true_fit
 
@@ -140,17 +142,15 @@ def stroke(page: Page, start: tuple[float, float], end: tuple[float, float]) -> 
 
 def preview_until(page: Page, wanted: np.ndarray) -> None:
     """Wait until the preview shows a frame, up to what JPEG changes."""
-    read = """() => { const c = document.querySelector('canon-painter').previewCanvas;
-        return [c.height, c.width, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]] }"""
+    read = "document.querySelector('canon-painter').previewCanvas.toDataURL('image/png')"
     until, apart = time.monotonic() + 20, 255.0
     while time.monotonic() < until:
-        height, width, values = page.evaluate(read)
-        if (height, width) == wanted.shape[:2]:
-            shown = np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
+        shown = decoded_rgba(base64.b64decode(page.evaluate(read).partition(",")[2]))[..., :3]
+        if shown.shape == wanted.shape:
             apart = float(np.abs(shown.astype(int) - wanted).mean())
             if apart < 3:
                 return
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError(f"the preview is {apart:.1f} levels away from the frame")
 
 
@@ -184,6 +184,12 @@ def test_a_stroke_on_a_canvas_is_seen_in_another_frame(page: Page, server: Serve
     page.get_by_role("button", name="Save").click()
     page.get_by_text("Saved as 'mine'.").wait_for()
     np.testing.assert_array_equal(canon.render(fit, server.studio.edit("mine"))[6], wanted)
+    page.get_by_role("button", name="Open").click()
+    page.wait_for_function(f"document.querySelector('canon-painter').draft !== '{draft.id}'")
+    page.get_by_role("button", name="Replace").wait_for()
+    back = server.studio.draft(painter(page, "p.draft"))
+    np.testing.assert_array_equal(back.layers[0].rgba, draft.layers[0].rgba)
+    assert painter(page, "p.sheet.buffers.size") == 1
     assert page.errors == []  # type: ignore[attr-defined]
 
 

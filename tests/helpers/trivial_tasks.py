@@ -4,12 +4,45 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from canon.errors import InputError
-from canon.experiments.contracts import Outcome, Task
+from canon.experiments.contracts import Engine, Outcome, Resources, Task
 from canon.experiments.store import Store
+
+TRIVIAL = "trivial_tasks:execute"
+HELPERS = Path(__file__).parent
+"""What other processes need on their path to find these tasks."""
+
+
+def task(key: str, *needs: str, cpus: int = 1, warm: str = "", kind: str = "edit", **arguments: Any) -> Task:
+    """A trivial task; see :func:`execute` for its arguments."""
+    return Task(key, kind, f"task {key}", arguments, needs, Resources(cpus), warm=warm)
+
+
+def run(engine: Engine, tasks: Sequence[Task], store: Store) -> dict[str, Outcome]:
+    """Run tasks, each of which has to begin and end as the contract of engines has it; outcomes by key."""
+    ended: dict[str, Outcome] = {}
+    begun: list[str] = []
+
+    def end(task: Task, outcome: Outcome) -> None:
+        assert task.key == outcome.key and task.key not in ended
+        assert threading.current_thread() is threading.main_thread()
+        ended[task.key] = outcome
+
+    engine.run(tasks, store, lambda task, worker: begun.append(task.key), end)
+    assert set(ended) == {task.key for task in tasks}
+    assert all(key in begun for key, outcome in ended.items() if outcome.ok)
+    return ended
+
+
+def executions(store: Store) -> list[list[str]]:
+    """[key, process, note] of every execution of a trivial task, in order."""
+    return [(line + " ").split(" ")[:3] for line in store.path("log.txt").read_text().splitlines()]
 
 
 def execute(task: Task, store: Store) -> Outcome:

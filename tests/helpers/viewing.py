@@ -232,6 +232,56 @@ def scrub(page: Any, element: str, t: int) -> None:
     )
 
 
+def responsiveness(page: Any, strokes: int = 8, at: tuple[float, float] = (60, 60)) -> tuple[list[float], list[float]]:
+    """Milliseconds until the painter's preview shows another frame, and until it shows the beginning of a stroke."""
+    shown = """
+        const painter = document.querySelector('canon-painter'), seconds = [];
+        const copy = document.createElement('canvas'), context = copy.getContext('2d', {willReadFrequently: true});
+        const look = () => {
+            const { width, height } = painter.previewCanvas;
+            [copy.width, copy.height] = [width, height];
+            context.drawImage(painter.previewCanvas, 0, 0);
+            const { data } = context.getImageData(0, 0, width, height);
+            let sum = 7;
+            for (let k = 0; k < data.length; k += 97) sum = (sum * 31 + data[k]) >>> 0;
+            return sum;
+        };
+        const next = async (before) => {
+            const end = performance.now() + 5000;
+            while (look() === before && performance.now() < end) await new Promise((r) => setTimeout(r, 4));
+        };
+    """
+    scrubbed = page.evaluate(
+        f"""async () => {{ {shown}
+        for (let t = 3; t < painter.timeline.count - 1; t += 5) {{
+            const before = look(), begin = performance.now();
+            painter.timeline.go(t);
+            await next(before);
+            seconds.push(performance.now() - begin);
+        }}
+        return seconds; }}"""
+    )
+    x, y = at
+    stroke(page, [(x, y), (x + 30, y)], 20)
+    painted = []
+    for k in range(strokes):
+        page.evaluate(
+            f"""async () => {{ {shown}
+            let before = null;
+            while (before !== (before = look())) await new Promise((done) => setTimeout(done, 400));
+            const stage = painter.stage.element;
+            window.waited = new Promise((done) => stage.addEventListener('pointerdown', async () => {{
+                const begin = performance.now();
+                await next(before);
+                done(performance.now() - begin);
+            }}, {{ once: true }})); }}"""
+        )
+        place = x + 5 * k % 40, y + 30 + 10 * k % 70
+        stroke(page, [place, (place[0] + 60, place[1])], 20)
+        painted.append(page.evaluate("window.waited"))
+    return scrubbed, painted
+
+
 def previewed(page: Any, size: tuple[int, int]) -> np.ndarray:
     """What the painter's preview shows, uint8 [H, W, 3], at a frame's size."""
     url = js(page, "return document.querySelector('canon-painter').previewCanvas.toDataURL('image/png');")

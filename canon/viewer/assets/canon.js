@@ -9,9 +9,10 @@
  *   events: "canon-opened" {fit}, "canon-frame" {frame}, "canon-error" {message}
  *
  * <canon-painter>: paint on a canvas or on a frame.
- *   await element.open({fit, layer, segment = 0, frame, edits = [], draft})
+ *   await element.open({fit, layer, segment = 0, frame, edits = [], draft, edit})
  *       layer and segment: the canvas to paint on; frame: the frame to preview; onFrame: true = paint on that frame;
- *       draft: id of a drawing to go on with; without it the tab's own drawing on that fit, or a new one
+ *       draft: id of a drawing to go on with; without it the tab's own drawing on that fit, or a new one;
+ *       edit: name of an edit that was painted here, whose layers come back in a new drawing (instead of fit and draft)
  *   element.draft                                  id of the tab's drawing (made by the server), null before open()
  *   element.fit, element.edits, element.empty      what is painted on, the stack below, whether nothing is painted
  *   await element.setEdits([...])                  another stack below
