@@ -17,6 +17,7 @@ from PIL import Image
 
 from canon import pixels
 from canon.clip import Clip
+from canon.encode import X264_EXACT
 from canon.errors import InputError
 from canon.sources import resize
 from canon.storage import read_image, to_float
@@ -31,7 +32,7 @@ FRAMES = 600
 """Longer clips are cut there."""
 CANVAS_SIDE = 900
 """Largest side of an embedded canonical image."""
-_X264 = {"crf": "25", "preset": "veryfast", "profile": "baseline", "g": "12", "threads": "1"}
+_X264 = {"crf": "25", "preset": "veryfast", "profile": "baseline", "g": "12", "threads": "1", "x264-params": X264_EXACT}
 """Baseline plays everywhere; a key frame every half second makes scrubbing quick."""
 
 

@@ -179,6 +179,18 @@ def test_any_size_is_padded_never_resized(tmp_path_factory, height, width, count
     assert np.abs(result[:, :height, :width] - np.stack(frames)).max() <= 6
 
 
+def test_equal_frames_give_equal_files(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [np.clip(frame + rng.normal(0, 12, frame.shape), 0, 255).astype(np.uint8) for frame in clip(12, 200, 356)]
+    files = set()
+    for k in range(5):
+        dirty = [rng.integers(0, 255, 200_000 + 7000 * k, np.uint8) for _ in range(20)]
+        del dirty  # what is left in memory must not matter
+        write_video(tmp_path / "x.mp4", frames, 24)
+        files.add((tmp_path / "x.mp4").read_bytes())
+    assert len(files) == 1
+
+
 def test_odd_sizes_are_said_and_kept_where_possible(tmp_path, caplog):
     caplog.set_level(logging.INFO, "canon")
     write_video(tmp_path / "a.mp4", clip(2, 63, 95), 25)
