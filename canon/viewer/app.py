@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.context import Context
 
 from canon.project import WORK, Project
 from canon.viewer.access import Access, is_local
@@ -124,6 +125,8 @@ def _pages(place: Workplace, uploads: Path, confined: Path | None, device: str |
         if has_spatial:
             with gr.Tab("3-D", render_children=True):
                 gr.HTML("<canon-spatial></canon-spatial>", padding=False)
+    # What is made later must not be taken, in a page that stayed open over a restart, for what was there before.
+    Context.id += int(time.time())
     pages.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return pages
 

@@ -80,6 +80,8 @@ class DraftRecord:
         fit_name, fit: what is painted on.
         edits: names of the saved edits that lay below.
         saved: when it was written, seconds since 1970.
+        saved_as: name of the edit that it was saved as last, "" for none.
+        saved_revision: the revision that was saved then.
     """
 
     fit_name: str
@@ -88,6 +90,8 @@ class DraftRecord:
     layers: list[DraftLayer]
     revision: int
     saved: float
+    saved_as: str = ""
+    saved_revision: int = -1
 
 
 class DraftFolder:
@@ -150,7 +154,16 @@ class DraftFolder:
                 raise InputError(f"The fit '{name}' was made again; the drawing lies elsewhere on it now.")
             layers = [self._read_layer(entry, fit) for entry in record["layers"]]
             self._written = {layer.id: layer.changed for layer in layers}
-            return DraftRecord(name, fit, edits, layers, int(record["revision"]), float(record["saved"]))
+            return DraftRecord(
+                name,
+                fit,
+                edits,
+                layers,
+                int(record["revision"]),
+                float(record["saved"]),
+                str(record.get("saved_as", "")),
+                int(record.get("saved_revision", -1)),
+            )
         except (KeyError, TypeError, ValueError, OSError) as error:
             if isinstance(error, InputError):
                 raise

@@ -39,6 +39,8 @@ class Draft:
         edits: names of the saved edits that lie below the paint.
         revision: counts the changes.
         touched: when it was changed last, seconds since 1970.
+        saved_as: name of the edit that it was saved as last, "" for none.
+        saved_revision: the revision that was saved then.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Draft:
     ) -> None:
         self.id, self.fit_name, self.fit, self.edits = id, fit_name, fit, list(edits)
         self.revision, self.touched = 0, time.time()
+        self.saved_as, self.saved_revision = "", -1
         self.layers: list[DraftLayer] = []
         self.holder: tuple[str, float] | None = None
         """The tab that paints on it, and when it was last heard of."""
@@ -61,7 +64,7 @@ class Draft:
         self._placed = PlacedPaint(fit, {} if ways is None else ways)
         self._folder = None if folder is None else DraftFolder(folder)
         self._autosave = Autosave(self._write_or_warn)
-        self._saved_revision = 0
+        self._written_revision = 0
         self._writing = threading.RLock()
 
     # --- what it is ---
@@ -75,6 +78,8 @@ class Draft:
                 "edits": list(self.edits),
                 "revision": self.revision,
                 "layers": [layer.describe() for layer in self.layers],
+                "saved_as": self.saved_as,
+                "saved_revision": self.saved_revision,
                 **self._undoing.labels,
             }
 
@@ -252,8 +257,11 @@ class Draft:
     def stack(self, edits: Sequence[str]) -> None:
         """Let other saved edits lie below."""
         with self.lock:
+            kept = self.saved_revision == self.revision
             self.edits = list(edits)
             self._changed()
+            if kept:  # the paint is still what was saved
+                self.saved_revision = self.revision
 
     def _apply(self, patch: Patch, pixels: np.ndarray) -> None:
         layer = self.layer(patch.layer)
@@ -332,11 +340,11 @@ class Draft:
         with self._writing:
             with self.lock:
                 folder, revision = self._folder, self.revision
-                if folder is None or revision == self._saved_revision:
+                if folder is None or revision == self._written_revision:
                     return
                 state, cuts = self.state(), folder.cut(self.layers)
             folder.write(state, self.fit, cuts)
-            self._saved_revision = revision
+            self._written_revision = revision
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[Path | None]:
@@ -348,6 +356,18 @@ class Draft:
         with self._writing, self.lock:
             self.write()
             yield None if self._folder is None else self._folder.path
+
+    def mark_saved(self, name: str) -> None:
+        """It is, as it is now, the edit of a name.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        with self._writing, self.lock:
+            self.saved_as, self.saved_revision = name, self.revision
+            if self._folder is not None:
+                self._written_revision = -1
+                self.write()
 
     def close(self) -> None:
         """Stop the timer and write what is not written yet; a draft without paint leaves nothing behind."""
@@ -390,6 +410,7 @@ def read_draft(
     draft = Draft(path.name, record.fit_name, record.fit, below, path, ways_of(record.fit_name))
     draft._folder, draft.layers = folder, record.layers
     draft._next = max((layer.id for layer in record.layers), default=0) + 1
-    draft.revision = draft._saved_revision = record.revision
+    draft.revision = draft._written_revision = record.revision
     draft.touched = record.saved
+    draft.saved_as, draft.saved_revision = record.saved_as, record.saved_revision
     return draft

@@ -132,7 +132,7 @@ def _list(field: Field, arguments: Sequence[Any]) -> Field:
 def field_docstrings(kind: type[Any]) -> dict[str, str]:
     """The string below each field of a dataclass, or of one it inherits from, as one line; {} without its source."""
     with _PARSING:
-        return dict(_field_docstrings(kind))
+        return dict(_field_docstrings(typing.cast(Any, kind)))
 
 
 @lru_cache(maxsize=512)
@@ -187,7 +187,9 @@ def shown(field: Field) -> Any:
         return AUTOMATIC if field.default is None else YES if field.default else NO
     if field.kind in (FILE, FILES, LAYER):
         return None
-    return "" if field.default is None and field.kind in (TEXT, NUMBER, WHOLE) else field.default
+    if field.kind in (NUMBER, WHOLE):
+        return "" if field.default is None else str(field.default)
+    return "" if field.default is None and field.kind == TEXT else field.default
 
 
 def as_labels(sentence: str, fields: Sequence[Field] = ()) -> str:

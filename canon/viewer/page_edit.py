@@ -45,12 +45,15 @@ def edit_page(
                 )
                 fit = gr.Dropdown(**_fits(place, None), label="Fit", elem_id="fit", allow_custom_value=True)
 
-            @gr.render(inputs=[editor, fit], queue=False, show_progress="hidden")
+            renew = gr.Button("Make the form again", visible="hidden", elem_id="renew")
+            made = [editor.change, fit.change, page_blocks().load, renew.click]
+
+            @gr.render(inputs=[editor, fit], triggers=made, queue=False, show_progress="hidden")
             def form(editor: str, fit: str | None) -> None:
                 _form(place, editor, fit, uploads, confined, device)
 
         with gr.Column(scale=5, min_width=520):
-            gr.HTML("<canon-variants></canon-variants>", padding=False)
+            gr.HTML('<canon-dismiss of="edit"></canon-dismiss><canon-variants></canon-variants>', padding=False)
 
     def fits(chosen: str | None) -> Any:
         return gr.Dropdown(**_fits(place, chosen))
@@ -176,9 +179,7 @@ def _input(field: Field, layers: Sequence[str], key: tuple[str, ...], help: str)
     if field.kind in (forms.FILE, forms.FILES):
         pictures = [*forms.PICTURES, *forms.OTHER_FILES]
         several = field.kind == forms.FILES
-        gr.Markdown(
-            f"{html.escape(field.label)}<br><small>{html.escape(help)}</small>", elem_classes="canon-help"
-        )
+        gr.Markdown(f"{html.escape(field.label)}<br><small>{html.escape(help)}</small>", elem_classes="canon-help")
         made = gr.File(
             label=field.label,
             show_label=False,
@@ -200,9 +201,8 @@ def _input(field: Field, layers: Sequence[str], key: tuple[str, ...], help: str)
     if field.kind == forms.CHOICE:
         return gr.Dropdown(list(field.choices), value=value, **own)
     if field.kind in (forms.NUMBER, forms.WHOLE):
-        if field.default is None:  # gradio's own number would send 0 for nothing
-            return gr.Textbox(value, placeholder=forms.AUTOMATIC if field.optional else "", max_lines=1, **own)
-        return gr.Number(value, step=1, **own)
+        # gradio's own number would send 0 for nothing.
+        return gr.Textbox(value, placeholder=forms.AUTOMATIC if field.optional else value, max_lines=1, **own)
     lines = 3 if field.name == "prompt" else 2 if field.kind == forms.LIST and field.item is str else 1
     return gr.Textbox(value, lines=lines, max_lines=max(lines, 4), **own)
 

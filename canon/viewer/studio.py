@@ -200,7 +200,9 @@ class Studio(LoadedProject, SavedEdits):
             raise InputError(f"No layers were kept of the edit '{name}'; put it below a drawing to paint over it.")
         record, there = DraftFolder(folder).read(self.fit), set(self.project.edits)
         below = [edit for edit in record.edits if edit in there and edit != name]
-        return self._copy(record.fit_name, below, record.layers, tab)
+        draft = self._copy(record.fit_name, below, record.layers, tab)
+        draft.mark_saved(name)
+        return draft
 
     def _copy(self, fit: str, edits: Sequence[str], layers: Sequence[DraftLayer], tab: str) -> Draft:
         copy = self.new_draft(fit, edits)
@@ -248,8 +250,19 @@ class Studio(LoadedProject, SavedEdits):
         draft.discard()
 
     def drafts(self) -> list[dict[str, Any]]:
-        """The drafts that hold paint, the one changed last first: id, fit, layers, saved (seconds since 1970), open."""
+        """The drafts that hold paint, the one changed last first.
+
+        Each as id, fit, layers, saved (seconds since 1970), open, saved_as (the edit that it was saved as, "" for none
+        that is there), unsaved (whether it holds what that edit does not).
+        """
         found: dict[str, dict[str, Any]] = {}
+        edits = set(self.project.edits)
+
+        def kept(name: str, revision: int, now: int) -> dict[str, Any]:
+            return (
+                {"saved_as": name, "unsaved": revision != now} if name in edits else {"saved_as": "", "unsaved": True}
+            )
+
         for path in self.drafts_folder.glob(f"*/{DRAFT_FILE}"):
             with contextlib.suppress(InputError, KeyError, TypeError):
                 record = read_json(path)
@@ -260,6 +273,7 @@ class Studio(LoadedProject, SavedEdits):
                     "layers": names,
                     "saved": record["saved"],
                     "open": False,
+                    **kept(record.get("saved_as", ""), record.get("saved_revision", -1), record["revision"]),
                 }
         with self._lock:
             known = dict(self._drafts)
@@ -273,6 +287,7 @@ class Studio(LoadedProject, SavedEdits):
                     "layers": names,
                     "saved": draft.touched,
                     "open": held,
+                    **kept(draft.saved_as, draft.saved_revision, draft.revision),
                 }
         return sorted(found.values(), key=lambda entry: -float(entry["saved"]))
 
@@ -299,6 +314,7 @@ class Studio(LoadedProject, SavedEdits):
             if not edit.steps:
                 raise InputError("Nothing is painted yet, so there is nothing to save.")
             self.save_edit(edit, name, replace, layers)
+            draft.mark_saved(name.strip())
             return edit
 
 

@@ -18,6 +18,7 @@ from viewing import (
     choose_editor,
     difference,
     fill,
+    in_sight,
     js,
     long_project,
     open_tab,
@@ -30,6 +31,7 @@ from viewing import (
     save_painting,
     saved_project,
     scrub,
+    sent_untouched,
     serving,
     stroke,
     third_party,
@@ -115,13 +117,20 @@ def test_a_day_in_the_browser(place: tuple[Project, str, int], web: Browser, tru
     rendered = canon.render(truth, project.edit("painted"))[t]
     assert difference(previewed(page, truth.size), rendered) < 3
     assert overlap(red, reddened(rendered, frames[t])) > 0.85
-    # An option out of range is a sentence; then variants by a diffusion model, one of which is kept.
+    # What nobody touched is sent as nothing, whatever was chosen before.
+    for editor in ("restyle", "drag", "grade", "restyle"):
+        open_tab(page, "Edit")
+        assert sent_untouched(page, editor, tmp_path) == {}
+    # An option out of range is a sentence that is seen; then variants by a diffusion model, one of which is kept.
     choose_editor(page, "restyle")
     fill(page, "prompt", "green grass")
     fill(page, "layer", "")
     fill(page, "strength", 3)
     run_editor(page)
     page.wait_for_selector("#said >> text=out of range")
+    assert in_sight(page, "#said .canon-refusal")
+    run_editor(page, 99)
+    page.wait_for_selector("#said >> text=Variants can be 1 to 24, not 99.")
     fill(page, "strength", 0.8)
     fill(page, "steps", 3)
     page.click("text=More options")
@@ -141,6 +150,10 @@ def test_a_day_in_the_browser(place: tuple[Project, str, int], web: Browser, tru
     # Rendered with the paint on top, and fetched.
     open_tab(page, "Render")
     page.wait_for_selector("#stack >> text=painted")
+    page.fill("#scale input", "0")
+    page.click("#render")
+    page.wait_for_selector("#render-said >> text=Scale can be 1 to 8, not 0.")
+    page.fill("#scale input", "1")
     page.click("#render")
     page.wait_for_selector("canon-films video")
     with page.expect_download() as download:
@@ -208,7 +221,17 @@ def test_jobs_of_a_third_party_editor(place: tuple[Project, str, int], web: Brow
     (worker,) = children(pid)
     os.kill(worker, signal.SIGKILL)
     page.wait_for_selector('.canon-making[data-state="failed"] >> text=memory')
-    page.click(".canon-making >> text=Dismiss")
+    # An editor refuses as the page calls things, and what failed is dismissed at once.
+    choose_editor(page, "drag")
+    page.wait_for_selector("#option-radius")
+    page.click("#run")
+    page.wait_for_selector('.canon-making[data-state="failed"] >> text=say with “Move” which point goes where')
+    page.click('canon-dismiss[of="edit"] button')
+    page.wait_for_selector(".canon-making", state="detached")
+    page.reload()  # into the same tab
+    page.wait_for_selector("#editor")
+    choose_editor(page, "dim", open=False)
+    page.wait_for_selector("#option-how")
     # The browser leaves in the middle; who comes back finds what was made.
     fill(page, "wait", 1)
     run_editor(page, 2)
@@ -235,7 +258,9 @@ def test_a_bad_upload_is_a_sentence_in_the_page(web: Browser, tmp_path: Path) ->
     assert "Traceback" not in page.inner_text("body")
 
 
-def test_a_long_project_stays_responsive(chromium: Any, tmp_path: Path, record_property: Any) -> None:
+def test_a_long_project_stays_responsive_and_its_page_outlives_a_restart(
+    chromium: Any, tmp_path: Path, record_property: Any
+) -> None:
     project = long_project(tmp_path / "long")
     with serving(project.folder) as (url, _):
         web = Browser(chromium, url)
@@ -248,4 +273,14 @@ def test_a_long_project_stays_responsive(chromium: Any, tmp_path: Path, record_p
             print(f"{name}: {value:.0f} ms")
         # Far above what an idle machine needs, for the tests' sake that run beside this one.
         assert figures["scrub"] < 1000 and figures["stroke"] < 1500
-        assert web.done() == []
+        assert web.complaints == []
+        choose_editor(page, "restyle")
+        page.wait_for_selector("#option-prompt")
+        page.locator("#option-prompt textarea").press_sequentially("grass")
+    with serving(project.folder, port=url.strip("/").rpartition(":")[2]):
+        with page.expect_response(lambda answer: "predict" in answer.url):
+            js(page, "window.dispatchEvent(new Event('canon-jobs-changed'));")
+        page.wait_for_function("document.querySelector('#option-prompt textarea').value === 'grass'")
+        run_editor(page)
+        page.wait_for_selector(".canon-making >> text=restyle: grass")
+        web.done()

@@ -399,14 +399,30 @@ def test_a_painted_edit_brings_its_layers_back(studio: Studio) -> None:
             np.testing.assert_array_equal(layer.rgba, rgba)
             assert layer.asset == asset
 
+    def told() -> tuple[str, bool]:
+        (entry,) = (entry for entry in Studio(studio.project).drafts() if entry["id"] == draft.id)
+        (held,) = (entry for entry in studio.drafts() if entry["id"] == draft.id)
+        assert (entry["saved_as"], entry["unsaved"]) == (held["saved_as"], held["unsaved"])
+        return held["saved_as"], held["unsaved"]
+
+    draft.write()
+    assert told() == ("", True)
     studio.save_draft(draft.id, "mine")
+    assert told() == ("mine", False)
+    draft.stack(["mine"])
+    draft.write()
+    assert told() == ("mine", False), "what lies below is no paint of its own"
+    draft.stack([])
     draft.patch(sky.id, 30, 30, dab(3))  # what is painted afterwards belongs to no saved edit yet
     draft.write()
+    assert told() == ("mine", True)
     check(studio.open_edit("mine", "tab"))
+    assert [entry["saved_as"] for entry in studio.drafts() if not entry["unsaved"]] == ["mine"]
     studio.save_draft(draft.id, "mine", replace=True)
     np.testing.assert_array_equal(studio.open_edit("mine", "tab").layers[0].rgba, draft.layers[0].rgba)
     studio.restore("mine", 1)
     studio.project.edit_folder("mine").rename(studio.project.edit_folder("renamed"))
+    assert told() == ("", True), "of an edit that is gone, the drawing is all that is left"
     check(Studio(studio.project).open_edit("renamed", "tab"))
     over(studio.fit("true"), "background").save(studio.project.edit_folder("renamed"))
     with pytest.raises(InputError, match="No layers were kept"):

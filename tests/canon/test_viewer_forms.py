@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import subprocess
 import sys
+import time
 import types
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -111,6 +114,54 @@ def test_forms_of_all_editors_start_from_their_defaults(editor: str, tmp_path: P
             options(fields, given, tmp_path)
     else:
         assert options(fields, given, tmp_path) == {}
+
+
+def test_an_empty_number_is_none_or_the_default_and_never_0(sketch: dict[str, Field], tmp_path: Path) -> None:
+    fields = list(sketch.values())
+    assert (forms.shown(sketch["weight"]), forms.shown(sketch["amount"])) == ("", "0.5")
+    for nothing in ("", " ", None):
+        assert options(fields, {"weight": nothing, "amount": nothing, "count": nothing}, tmp_path) == {}
+    assert options(fields, {"weight": "0", "amount": "0", "count": "0"}, tmp_path) == {
+        "weight": 0.0, "amount": 0.0, "count": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sentence", "wanted"),
+    [
+        ("Say with --move X Y TO_X TO_Y which point.", "Say with “Move” which point."),
+        ("Give --ip-adapter or --Image.", "Give “IP adapter” or --Image."),
+        ("Edit one picture: --keyframes 0.", "Edit one picture: “Keyframes” 0."),
+        ("Make one with 'canon fit VIDEO --project DIR'.", "Make one with 'canon fit VIDEO --project DIR'."),
+        ("It goes by the --prompt.", "It goes by the “Prompt”."),
+    ],
+)
+def test_options_are_named_as_the_form_does(sketch: dict[str, Field], sentence: str, wanted: str) -> None:
+    assert forms.as_labels(sentence, list(sketch.values())) == wanted
+
+
+def test_forms_can_be_made_in_many_threads_at_once() -> None:
+    kinds = [registry.editor(name).Config for name in registry.names(registry.EDITORS)]
+    forms._field_docstrings.cache_clear()
+    thresholds = gc.get_threshold()
+
+    def turn(phase: str, facts: dict[str, int]) -> None:
+        """Let another thread go on, in the middle of whatever is collected in."""
+        time.sleep(1e-4)
+
+    gc.freeze()
+    gc.set_threshold(200)
+    gc.callbacks.append(turn)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            made = list(threads.map(form, kinds))
+    finally:
+        gc.callbacks.remove(turn)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+    assert made == [form(kind) for kind in kinds]
+    forms.field_docstrings(kinds[0]).clear()
+    assert forms.field_docstrings(kinds[0])  # what is kept is nobody else's
 
 
 def test_values_become_what_the_config_takes(sketch: dict[str, Field], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ import canon
 from canon.project import Project
 from canon.storage import write_image
 from canon.viewer.api import router
+from canon.viewer.draft_layers import Target
 from canon.viewer.images import decoded_rgba
 from canon.viewer.studio import Studio
 from tests.helpers.truth import small_scene, true_fit
@@ -203,6 +204,22 @@ def test_painting_on_a_frame(page: Page, server: Server) -> None:
     wanted = canon.render(fit, draft.edit())[7]
     assert (wanted != fit.clip.frames[7]).any(axis=-1).mean() > 0.02
     preview_until(page, wanted)
+    assert painter(page, "p.sheet.target.frame") == 4, "a frame that was chosen stays"
+    # The frame that is shown can be chosen, and is followed.
+    scrubber, choice = page.locator(".scrubber"), page.get_by_label("Paint on", exact=True)
+    scrubber.press("ArrowLeft")
+    choice.focus()
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function("document.querySelector('canon-painter').sheet.target.frame === 6")
+    stroke(page, (40, 30), (60, 60))
+    assert draft.layers[-1].target.frame == 6
+    scrubber.press("Home")
+    page.wait_for_function("document.querySelector('canon-painter').sheet.target.frame === 0")
+    assert choice.locator("option:checked").text_content() == "frame shown (0)"
+    page.reload()
+    page.wait_for_function("customElements.get('canon-painter') !== undefined")
+    painter(page, "await p.open({fit: 'true'})")
+    assert painter(page, "[p.timeline.frame, p.sheet.target.frame]") == [6, 6], "it is shown what was painted on"
     assert page.errors == []  # type: ignore[attr-defined]
 
 
@@ -227,6 +244,8 @@ def test_stickers_and_text_can_be_moved_and_come_back(page: Page, server: Server
     painter(page, "await p.flush()")
     after = np.argwhere(draft.layers[0].rgba[..., 3] > 128).mean(axis=0)
     np.testing.assert_allclose(after - before, [10, 20], atol=1)
+    lit = "p.toolbox.buttons.filter((b) => b.getAttribute('aria-pressed') === 'true').map((b) => b.dataset.tool)"
+    assert painter(page, lit) == ["move"]
     painter(page, "await p.undo()")
     np.testing.assert_allclose(np.argwhere(draft.layers[0].rgba[..., 3] > 128).mean(axis=0), before, atol=0.1)
     page.keyboard.press("t")
@@ -238,6 +257,21 @@ def test_stickers_and_text_can_be_moved_and_come_back(page: Page, server: Server
     assert draft.layers[1].extra["text"] == "héron" and draft.layers[1].rgba[..., 3].max() == 255
     ys, xs = np.nonzero(draft.layers[1].rgba[..., 3])
     assert abs(xs.mean() - 60) < 6 and abs(ys.mean() - 30) < 6
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("gris")
+    assert page.locator("textarea").get_attribute("rows") == "2"
+    page.keyboard.press("Enter")
+    painter(page, "await p.flush()")
+    assert draft.layers[1].extra["text"] == "héron\ngris"
+    assert painter(page, "p.root.activeElement.className") == "app painter", "Enter ends the text"
+    assert painter(page, lit) == ["move"]
+    placed = dict(draft.layers[1].extra)
+    page.keyboard.press("b")
+    stroke(page, (55, 30), (65, 34))
+    assert painter(page, lit) == ["brush"] and draft.layers[1].extra == placed
+    assert draft.layers[2].kind == "brush" and draft.layers[2].rgba[30, 56, 3] > 0, "a brush paints, it moves nothing"
+    painter(page, "await p.undo()")
+    painter(page, "await p.undo()")
     page.reload()
     page.wait_for_function("customElements.get('canon-painter') !== undefined")
     painter(page, "await p.open({fit: 'true'})")
@@ -286,6 +320,29 @@ def test_two_tabs_have_a_drawing_each(browser: Browser, server: Server) -> None:
     context.close()
 
 
+def test_drawings_that_were_left_are_offered(page: Page, server: Server) -> None:
+    ids = []
+    for name in ("saved", "changed", "left"):
+        draft = server.studio.new_draft("true")
+        layer = draft.add_layer(Target("background"), name)
+        draft.patch(layer.id, 30, 30, np.full((20, 20, 4), 255, np.uint8))
+        if name != "left":
+            server.studio.save_draft(draft.id, name)
+        if name == "changed":
+            draft.patch(layer.id, 60, 30, np.full((20, 20, 4), 255, np.uint8))
+        ids.append(draft.id)
+    opened(page, server, "painter")
+    offered = page.locator(".offer li span")
+    offered.first.wait_for()
+    texts = offered.all_text_contents()
+    assert len(texts) == 2 and texts[0].endswith(": left"), "the newest first, without what an edit holds unchanged"
+    assert texts[1].endswith("changed; changed since it was saved as “changed”")
+    page.get_by_role("button", name="Go on with it").last.click()
+    page.wait_for_function(f"document.querySelector('canon-painter').draft === '{ids[1]}'")
+    page.locator(".offer").wait_for(state="hidden")
+    assert page.errors == []  # type: ignore[attr-defined]
+
+
 def test_the_inspector_shows_frames_and_where_a_pixel_lies(page: Page, server: Server) -> None:
     opened(page, server, "inspector", "{fit: 'true', frame: 2}")
     fit = server.studio.fit("true")
@@ -319,6 +376,10 @@ def test_the_inspector_shows_frames_and_where_a_pixel_lies(page: Page, server: S
     page.wait_for_function(f"{inspector}.pointed?.pane && {inspector}.panes[0].marker.at")
     back = page.evaluate(f"{inspector}.panes[0].marker.at")
     np.testing.assert_allclose(np.array(back[:2]) - 0.5, pixel, atol=3)
+    page.set_viewport_size({"width": 390, "height": 700})
+    wide = f"[...{inspector}.root.querySelectorAll('.bar > *')].map((part) => part.getBoundingClientRect().right)"
+    assert max(page.evaluate(wide)) <= 390, "the bar wraps where the window is narrow"
+    page.set_viewport_size({"width": 1366, "height": 768})
     for view in ("error", "opacity", "lighting", "checkerboard", "uv"):
         page.get_by_label("What this pane shows").first.select_option(view)
         page.wait_for_function(f"{inspector}.store.peek({inspector}.panes[0].url(4))")

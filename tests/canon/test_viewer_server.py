@@ -329,6 +329,14 @@ def test_a_flat_fit_has_no_view_in_three_dimensions(client: Any, project: Projec
         app.state.close()
 
 
+def test_what_a_page_that_stayed_open_chose_can_be_sent(client: Any) -> None:
+    """gradio refuses what is not among the choices that it knows from the beginning."""
+    parts = client.get("/config").json()["components"]
+    there = {part["props"].get("elem_id"): part["props"] for part in parts if part["type"] == "dropdown"}
+    assert (there["fit"]["choices"], there["stack"]["choices"]) == ([[FIT, FIT]], [["darker", "darker"]])
+    assert all(there[name]["allow_custom_value"] for name in ("fit", "stack"))
+
+
 def test_a_render_that_cannot_be_is_a_failed_job_with_a_sentence(client: Any, project: Project) -> None:
     place = client.app.state.place
     for wrong in ({"edits": ["gone"]}, {"edits": []}, {"edits": ["darker"], "format": "exe"}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import re
 import signal
@@ -20,11 +21,13 @@ import cv2
 import numpy as np
 from truth import LIGHT_STRIDE, STRIDE
 
+from canon import registry
 from canon.cli import DONE
 from canon.clip import Clip
 from canon.coordinates import grid_nodes
 from canon.fits import Fit, FitLayer
 from canon.project import Project
+from canon.viewer import forms
 
 FIT = "truth"
 """Name of the fit in projects that are made here."""
@@ -119,10 +122,18 @@ def third_party(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *paths: Path) -> Iterator[tuple[str, int]]:
+def serving(folder: Path, *paths: Path, port: str = "") -> Iterator[tuple[str, int]]:
     """``canon view`` as people start it; the address and the process's id. Ctrl-C has to end it, with all its work."""
     joined = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "canon.cli", "view", str(folder), "--no-browser"]
+    command = [
+        sys.executable,
+        "-m",
+        "canon.cli",
+        "view",
+        str(folder),
+        "--no-browser",
+        *(["--port", port] if port else []),
+    ]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": joined})
     try:
         assert started.stdout is not None
@@ -310,12 +321,50 @@ def save_painting(page: Any, name: str) -> None:
     page.click("canon-painter .save button")
 
 
-def choose_editor(page: Any, name: str) -> None:
-    open_tab(page, "Edit")
+def choose_editor(page: Any, name: str, open: bool = True) -> None:
+    if open:
+        open_tab(page, "Edit")
     box = page.locator("#editor input")
     box.click()
     box.fill(name)
     page.locator(f'#editor [role="option"][aria-label="{name}"]').click()
+
+
+def sent_untouched(page: Any, editor: str, folder: Path) -> dict[str, Any]:
+    """The options that an editor's form sends when nobody touched it; nothing is run."""
+    fields = forms.form(registry.editor(editor).Config)
+    names = [field.name for plain in (True, False) for field in fields if field.plain is plain]
+    sent: list[list[Any]] = []
+
+    def keep(route: Any) -> None:
+        data = json.loads(route.request.post_data)["data"]
+        if len(data) != len(names) + 1:
+            route.continue_()
+            return
+        sent.append(data[1:])
+        route.fulfill(json={"data": [""], "is_generating": False, "duration": 0, "average_duration": 0})
+
+    address = "**/gradio_api/run/predict*"
+    choose_editor(page, editor)
+    page.wait_for_selector(f"text={forms.described(editor)}")
+    page.wait_for_selector(f"#option-{names[-1]}", state="attached")
+    page.wait_for_timeout(300)
+    page.route(address, keep)
+    page.click("#run")
+    while not sent:
+        page.wait_for_timeout(20)
+    page.unroute(address)
+    return forms.options(fields, dict(zip(names, sent[0], strict=True)), folder)
+
+
+def in_sight(page: Any, selector: str) -> bool:
+    """Whether people see it without scrolling."""
+    code = """
+        const box = document.querySelector(arguments[0]).getBoundingClientRect();
+        const top = document.elementFromPoint(box.left + 4, box.top + box.height / 2);
+        return box.height > 8 && document.querySelector(arguments[0]).contains(top);
+    """
+    return bool(js(page, code, selector))
 
 
 def fill(page: Any, option: str, value: Any) -> None:

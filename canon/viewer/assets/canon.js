@@ -25,8 +25,8 @@
  *   events: "canon-opened" {fit, draft}, "canon-changed" {draft, revision, empty}, "canon-saved" {name},
  *           "canon-error" {message}
  *
- * Both are 640 px high unless style says otherwise, and follow gradio's theme (class "dark" on <body>), or the system's
- * where there is no gradio. Events bubble and leave the shadow tree; what they carry is in event.detail.
+ * Both fill the window's height unless style says otherwise, and follow gradio's theme (class "dark" on <body>), or the
+ * system's where there is no gradio. Events bubble and leave the shadow tree; what they carry is in event.detail.
  */
 import { CanonInspector } from "./inspector.js";
 import { CanonPainter } from "./painter.js";

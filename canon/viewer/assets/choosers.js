@@ -62,7 +62,7 @@ class Chooser extends ProjectElement {
       parts.push(h("span", { class: "canon-faint" }, this.getAttribute("below") || "With edits"));
       for (const edit of edits) {
         const place = this.edits.indexOf(edit.name);
-        parts.push(h("button", { class: "canon-chip", "aria-pressed": String(place >= 0), title: "In the order in which they are pressed, the first at the bottom",
+        parts.push(h("button", { class: "canon-chip", "aria-pressed": String(place >= 0), title: `${edit.name} (in the order in which they are pressed, the first at the bottom)`,
           onclick: () => this.choose({ edits: place >= 0 ? this.edits.filter((name) => name !== edit.name) : [...this.edits, edit.name] }) },
           place >= 0 && this.edits.length > 1 ? `${place + 1} · ${edit.name}` : edit.name));
       }

@@ -1,4 +1,4 @@
-/** The offer to go on with a drawing that was left. */
+/** The offer to go on with one of the drawings that were left. */
 import { h, iconButton } from "./dom.js";
 import { send } from "./server.js";
 
@@ -6,29 +6,38 @@ export class Offer {
   /** `open(id)`: go on with a drawing. */
   constructor(drawing, open) {
     Object.assign(this, { drawing, open });
-    this.element = h("div", { class: "offer", hidden: true });
+    this.element = h("div", { class: "offer", role: "region", "aria-label": "Drawings that were left", hidden: true });
   }
 
   hide() {
     this.element.hidden = true;
   }
 
-  /** Offer the drawing on this fit that was left last, where nothing is painted yet. */
+  /** Offer the drawings on this fit that were left and hold what no edit does, where nothing is painted yet. */
   async show() {
-    let newest = null;
+    let left = [];
     try {
-      [newest] = await this.drawing.left();
+      left = (await this.drawing.left()).filter((each) => each.unsaved);
     } catch {
       return;
     }
-    this.element.hidden = !newest || this.drawing.layers.length > 0;
+    this.element.hidden = !left.length || this.drawing.layers.length > 0;
     if (this.element.hidden) return;
-    const when = new Date(newest.saved * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+    const title = left.length > 1 ? `${left.length} drawings were left here` : "A drawing was left here";
     this.element.replaceChildren(
-      h("span", {}, `A drawing of ${when} was left here (${newest.layers.join(", ")}).`),
-      h("button", { type: "button", onclick: () => this.open(newest.id).then(() => this.hide()) }, "Go on with it"),
-      h("button", { type: "button", onclick: () => this.forget(newest.id) }, "Throw it away"),
-      iconButton("close", "Not now", () => this.hide()),
+      h("div", { class: "offer-head" }, h("strong", {}, title), iconButton("close", "Not now", () => this.hide())),
+      h("ul", {}, ...left.map((each) => this.line(each))),
+    );
+  }
+
+  line({ id, saved, layers, saved_as: name }) {
+    const when = new Date(saved * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+    return h(
+      "li",
+      {},
+      h("span", {}, `${when}: ${layers.join(", ")}${name ? `; changed since it was saved as \u201c${name}\u201d` : ""}`),
+      h("button", { type: "button", onclick: () => this.open(id).then(() => this.hide(), () => {}) }, "Go on with it"),
+      h("button", { type: "button", onclick: () => this.forget(id) }, "Throw it away"),
     );
   }
 

@@ -13,6 +13,7 @@ import { TargetChoice } from "./targets.js";
 import { Toolbox } from "./toolbox.js";
 
 const ALIVE = 5000;
+const REST = 120;
 
 export class CanonPainter extends HTMLElement {
   constructor() {
@@ -28,7 +29,11 @@ export class CanonPainter extends HTMLElement {
     });
     this.sheet = new Sheet(this.drawing);
     this.preview = new Preview(this.drawing, {
-      onshown: (frame) => tell(this, "canon-preview", { frame, revision: this.state.revision }),
+      onshown: (frame) => {
+        this.targets.refill();
+        this.followSoon();
+        tell(this, "canon-preview", { frame, revision: this.state.revision });
+      },
       say: (text) => this.say(text),
     });
     this.toolbox = new Toolbox({
@@ -38,7 +43,7 @@ export class CanonPainter extends HTMLElement {
     });
     const addLayer = (more, stroke) => this.addLayer(more, stroke);
     const say = (text, kind) => this.say(text, kind);
-    this.placer = new Placer(this.sheet, this.drawing, this.toolbox, { addLayer, say, change: (...change) => this.mutate(...change) });
+    this.placer = new Placer(this.sheet, this.drawing, this.toolbox, { addLayer, say, change: (...change) => this.mutate(...change), typed: () => this.app.focus({ preventScroll: true }) });
     this.strokes = new Strokes(this.sheet, this.drawing, this.toolbox, {
       addLayer,
       say,
@@ -66,7 +71,7 @@ export class CanonPainter extends HTMLElement {
       exportAs: (format) => this.exportAs(format),
       chooseFile: () => this.file.click(),
     });
-    this.targets = new TargetChoice(this.drawing, (target) => this.aim(target).catch((error) => this.say(error.message)));
+    this.targets = new TargetChoice(this.drawing, this.timeline, (target, follows) => this.aim(target, follows).catch((error) => this.say(error.message)));
     this.offer = new Offer(this.drawing, (draft) => this.open({ fit: this.fit, draft }));
     this.build();
   }
@@ -177,7 +182,14 @@ export class CanonPainter extends HTMLElement {
     this.toolbox.setColour(colour);
   }
 
-  async open({ fit = null, layer = null, segment = 0, frame = null, onFrame = false, edits = null, draft = null, edit = null } = {}) {
+  /** One after the other. */
+  open(options = {}) {
+    const opening = (this.opening ?? Promise.resolve()).then(() => this.openNow(options));
+    this.opening = opening.catch(() => {});
+    return opening;
+  }
+
+  async openNow({ fit = null, layer = null, segment = 0, frame = null, onFrame = false, edits = null, draft = null, edit = null }) {
     try {
       if (edit) ({ id: draft, fit } = await send("POST", ["edits", edit, "open"], {}, { tab: TAB }));
       const name = fit || (await get(["fits"])).fits.at(-1)?.name;
@@ -191,13 +203,13 @@ export class CanonPainter extends HTMLElement {
       throw error;
     }
     this.say("");
-    if (edit) this.savePanel.show(edit);
     this.sheet.clear();
-    this.preview.open(frame);
-    const top = this.drawing.layers.at(-1);
+    const top = layer === null && !onFrame ? this.drawing.layers.at(-1) : null;
+    this.preview.open(frame ?? top?.target.frame);
     if (onFrame) await this.aim({ frame: this.timeline.frame });
-    else if (layer === null && top) await this.aim(top.target);
+    else if (top) await this.aim(top.target);
     else await this.aim({ layer: layer ?? this.drawing.about.layers[0].name, segment: Number(segment) });
+    if (edit) this.savePanel.show(edit);
     this.offer.show();
     this.changed();
     tell(this, "canon-opened", { fit: this.fit, draft: this.draft });
@@ -230,6 +242,7 @@ export class CanonPainter extends HTMLElement {
   async flush() {
     await this.placer.end();
     await this.drawing.outbox.settled();
+    await this.adopting?.catch(() => {});
   }
 
   async save(name, replace = false) {
@@ -264,21 +277,46 @@ export class CanonPainter extends HTMLElement {
 
   // --- what is painted on ---
 
-  async aim(target) {
+  /** `follows`: it is the frame that is shown, whichever that is. */
+  async aim(target, follows = false) {
     this.placer.handles.hide();
     await this.sheet.aim(target);
-    this.targets.show(this.sheet.target, this.timeline.frame);
+    this.targets.show(this.sheet.target, follows);
     const { own, active } = this.sheet;
-    this.activate((own.find((layer) => layer.id === active) ?? own.at(-1))?.id ?? null);
+    this.activate(own.some((layer) => layer.id === active) ? active : this.another());
     this.preview.want();
   }
 
+  /** Once no other frame is shown for a while: paint on that one, if that is what was asked for. */
+  followSoon() {
+    clearTimeout(this.following);
+    const { targets, timeline, strokes } = this;
+    if (!targets.follows || targets.target.frame === timeline.frame) return;
+    this.following = setTimeout(() => {
+      if (timeline.playing || strokes.stroke) this.followSoon();
+      else if (targets.follows) this.aim(targets.frame, true).catch((error) => this.say(error.message));
+    }, REST);
+  }
+
   async activate(id) {
+    this.sheet.choose(id);
     const layer = this.drawing.layer(id);
-    this.sheet.active = layer?.id ?? null;
     if (layer && !this.sheet.here(layer)) return this.aim(layer.target);
+    this.matchTool();
     this.paintPanel();
     await this.placer.show();
+  }
+
+  /** The layer to go on with where the chosen one is gone or elsewhere: one for the tool in hand. */
+  another() {
+    return (this.toolbox.paints ? this.sheet.forPaint : this.sheet.own.at(-1))?.id ?? null;
+  }
+
+  /** What is painted is painted, and what is placed is moved: the tool for what is chosen. */
+  matchTool() {
+    const { placed } = this.sheet;
+    if (placed && this.toolbox.paints) this.toolbox.choose("move");
+    else if (!placed && this.toolbox.tool === "move") this.toolbox.choose("brush");
   }
 
   // --- changes of layers ---
@@ -287,7 +325,8 @@ export class CanonPainter extends HTMLElement {
   async mutate(method, parts, query = {}, value = undefined) {
     try {
       const state = await this.drawing.change(method, parts, query, value);
-      await this.adopt(state);
+      this.adopting = this.adopt(state);
+      await this.adopting;
       return state;
     } catch (error) {
       this.say(error.message);
@@ -302,8 +341,10 @@ export class CanonPainter extends HTMLElement {
       await this.sheet.reload(places);
       this.strokes.brush.forget();
     }
-    if (!this.drawing.layer(this.sheet.active)) this.sheet.active = this.sheet.own.at(-1)?.id ?? null;
+    this.sheet.choose(this.drawing.layer(this.sheet.active) ? this.sheet.active : this.another());
     await this.sheet.arrange();
+    this.matchTool();
+    this.targets.refill();
     this.paintPanel();
     await this.placer.show();
     this.changed();
@@ -311,7 +352,8 @@ export class CanonPainter extends HTMLElement {
 
   async addLayer(more = {}, stroke = "") {
     const { layer } = await this.mutate("POST", ["layers"], { stroke }, { target: this.sheet.target, kind: "brush", ...more });
-    this.sheet.active = layer.id;
+    this.sheet.choose(layer.id);
+    this.matchTool();
     this.paintPanel();
     return this.sheet.buffers.get(layer.id);
   }
@@ -366,6 +408,7 @@ export class CanonPainter extends HTMLElement {
   // --- what is shown of all that ---
 
   changed() {
+    if (!this.empty) this.offer.hide();
     this.preview.want();
     tell(this, "canon-changed", { draft: this.draft, revision: this.state.revision, empty: this.empty });
   }
@@ -379,9 +422,17 @@ export class CanonPainter extends HTMLElement {
     this.redoButton.title = redo ? `Redo: ${redo} (Ctrl+Shift+Z)` : "Nothing to redo";
   }
 
+  /** Another tool: it goes to a layer that it is for. */
   showTool() {
     this.stage.element.dataset.tool = this.toolbox.inHand;
     this.strokes.cursor.hide();
+    if (!this.sheet.target) return;
+    const { placed, forMoving } = this.sheet;
+    if (placed && this.toolbox.paints) this.activate(this.another());
+    else if (!placed && this.toolbox.tool === "move") {
+      if (!forMoving) this.say("Place a picture or a text first; then it can be moved.");
+      this.activate(forMoving?.id ?? this.sheet.active);
+    }
   }
 
   fitAll() {

@@ -6,11 +6,12 @@ import { FONTS, Handles, draw } from "./placing.js";
 import { address, picture } from "./server.js";
 
 const PAUSE = 500;
+const MOST_LINES = 4;
 
 export class Placer {
   /**
    * `act`: {addLayer(more, stroke), change(method, parts, query, value): tells the server and shows what comes of it,
-   * shown(text): a text is chosen or not, say(sentence)}.
+   * typed(): a text is finished, say(sentence)}.
    */
   constructor(sheet, drawing, toolbox, act) {
     Object.assign(this, { sheet, drawing, toolbox, act });
@@ -23,8 +24,17 @@ export class Placer {
       onchange: () => this.redraw(),
       onend: () => this.end(),
     });
-    this.words = h("textarea", { rows: 1, "aria-label": "Text", placeholder: "Text", spellcheck: "false" });
-    this.words.addEventListener("input", () => this.retext({ text: this.words.value }));
+    this.words = h("textarea", { rows: 1, "aria-label": "Text", placeholder: "Text", title: "Enter ends the text, Shift+Enter begins a new line", spellcheck: "false" });
+    this.words.addEventListener("input", () => {
+      this.fitWords();
+      this.retext({ text: this.words.value });
+    });
+    this.words.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.end();
+      this.act.typed();
+    });
     this.font = choice("Font", FONTS, FONTS[0][0], (font) => this.retext({ font }));
     this.size = slider("Size", { min: 8, max: 400, value: 64, curve: 2, format: (value) => `${value} px`, onvalue: (size) => this.retext({ size }) });
     this.bold = h("button", { type: "button", class: "chip", "aria-pressed": "false", onclick: () => this.retext({ bold: !this.sheet.placed?.about.extra.bold }) }, "Bold");
@@ -41,6 +51,7 @@ export class Placer {
     if (text && !this.placing) {
       const { extra } = buffer.about;
       if (this.words.value !== extra.text) this.words.value = extra.text;
+      this.fitWords();
       this.font.value = extra.font;
       this.size.set(extra.size);
       this.bold.setAttribute("aria-pressed", String(Boolean(extra.bold)));
@@ -48,6 +59,11 @@ export class Placer {
     }
     const asset = await this.assetOf(buffer);
     if (this.sheet.placed === buffer) this.handles.show(buffer, asset);
+  }
+
+  /** The field shows all lines that were typed, up to some. */
+  fitWords() {
+    this.words.rows = Math.min(this.words.value.split("\n").length, MOST_LINES);
   }
 
   /** The picture of a sticker; null where there is none, or it cannot be had. */
@@ -116,7 +132,7 @@ export class Placer {
     try {
       const stroke = newStroke();
       await this.act.addLayer({ kind: "text", name: "Text", extra }, stroke);
-      this.toolbox.choose("brush");
+      this.toolbox.choose("move");
       await this.drawFirst(stroke);
       this.words.focus();
       this.words.select();
@@ -139,7 +155,7 @@ export class Placer {
       const { id } = buffer.about;
       this.assets.set(id, bitmap);
       await this.drawing.upload("PUT", ["layers", id, "asset"], { stroke }, file);
-      this.sheet.active = id;
+      this.sheet.choose(id);
       await this.drawFirst(stroke);
     } catch (error) {
       this.act.say(error.message);

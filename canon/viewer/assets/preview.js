@@ -36,7 +36,7 @@ export class Preview {
     const { about } = this.drawing;
     this.maps.clear();
     this.timeline.setCount(about.frames, about.fps);
-    if (frame !== null) this.timeline.show(Math.min(Math.max(Number(frame), 0), about.frames - 1));
+    if (frame !== null && frame !== undefined) this.timeline.show(Math.min(Math.max(Number(frame), 0), about.frames - 1));
     this.viewport.setSize(about.width, about.height);
   }
 

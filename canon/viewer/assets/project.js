@@ -8,8 +8,10 @@ class CanonProject extends ProjectElement {
   show(project) {
     const opened = new Set([...this.querySelectorAll("details[open]")].map((one) => one.dataset.key));
     this.jobs ??= document.createElement("canon-jobs");
+    this.dismiss ??= document.createElement("canon-dismiss");
     this.replaceChildren(
       this.clip(project),
+      this.dismiss,
       this.jobs,
       this.section("Fits", project.fits, (one) => this.fit(one), "No fit yet: canon fit VIDEO --project DIR makes one."),
       this.section("Edits", project.edits, (one) => this.edit(one), "No edit yet: paint one, or make one with an editor."),
@@ -82,6 +84,7 @@ class CanonProject extends ProjectElement {
       one.fit ? `on ${one.fit}` : "its fit is gone"].filter(Boolean).join(" · ");
     const buttons = [
       one.fit ? h("button", { class: "primary", onclick: () => show("Look", { fit: one.fit, edits: [one.name] }) }, "Look") : null,
+      one.fit && one.settings?.drawn !== undefined ? h("button", { onclick: () => paintAgain(one) }, "Paint") : null,
       one.fit ? measure("edits", one) : null,
       h("button", { onclick: () => history(one.name) }, "History"),
     ];
@@ -124,7 +127,21 @@ function fold(key, title, rows, format) {
 export async function show(label, what) {
   openTab(label);
   const chooser = await element({ Look: "canon-look", Paint: "canon-paint", "3-D": "canon-spatial" }[label]);
+  if (!chooser.project) await chooser.refresh(); // the tab was never open
   chooser.choose(what);
+}
+
+/** Open the tab that paints with the layers that an edit was painted as. */
+async function paintAgain({ name, fit }) {
+  openTab("Paint");
+  const chooser = await element("canon-paint");
+  await chooser.refresh();
+  if (chooser.fit !== fit || !chooser.inner) {
+    Object.assign(chooser, { fit, edits: [] });
+    await chooser.open();
+  }
+  await chooser.inner.open({ edit: name }).catch(() => {}); // which it says itself
+  chooser.choose({ edits: chooser.inner.edits });
 }
 
 function play(name, src, type) {

@@ -11,6 +11,7 @@ export class Sheet {
     this.target = null;
     this.buffers = new Map();
     this.active = null;
+    this.painted = null;
     this.viewport = new Viewport("What you paint on");
     this.viewport.doubleFits = false;
     this.viewport.element.classList.add("stage", "checkered");
@@ -20,7 +21,15 @@ export class Sheet {
 
   clear() {
     this.buffers.clear();
-    this.active = null;
+    this.choose(null);
+    this.painted = null;
+  }
+
+  /** Let a layer be the chosen one; null for none. */
+  choose(id) {
+    const layer = this.drawing.layer(id);
+    this.active = layer?.id ?? null;
+    if (layer?.kind === "brush") this.painted = layer.id;
   }
 
   /** The segment of the canvas that is painted on. */
@@ -56,11 +65,24 @@ export class Sheet {
     return buffer && buffer.about.kind === "brush" && buffer.about.visible && this.here(buffer.about) ? buffer : null;
   }
 
+  /** The layer to paint on where another kind was chosen: the one that was painted on last, if it is here and seen. */
+  get forPaint() {
+    const own = this.own.filter((layer) => layer.kind === "brush" && layer.visible);
+    return own.find((layer) => layer.id === this.painted) ?? own.at(-1) ?? null;
+  }
+
+  /** The sticker or text that lies on top. */
+  get forMoving() {
+    return this.own.findLast((layer) => layer.kind !== "brush") ?? null;
+  }
+
   async aim(target) {
+    const before = this.target;
     this.target = { layer: target.layer ?? null, segment: target.segment ?? 0, frame: target.frame ?? null };
     if (this.target.frame === null && !this.part) throw new Error(`There is no canvas of '${place(this.target)}' in this fit.`);
     this.viewport.setSize(...this.size);
-    this.viewport.fit();
+    // From frame to frame, the part that is looked at stays.
+    if (before?.frame === null || this.target.frame === null) this.viewport.fit();
     await this.loadBottom();
     await this.arrange();
   }

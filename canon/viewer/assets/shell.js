@@ -10,10 +10,12 @@ export async function ask(path, method = "GET", body = undefined) {
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
+    away = true;
     const error = new Error("The viewer does not answer; see whether 'canon view' is still running.");
     error.status = 0;
     throw error;
   }
+  if (away) renew();
   let said = {};
   try {
     said = await answer.json();
@@ -27,6 +29,56 @@ export async function ask(path, method = "GET", body = undefined) {
   }
   return said;
 }
+
+let away = false;
+let server = window.gradio_config?.app_id;
+
+/** A viewer that was started anew does not know the form that an open page shows: have it make that again. */
+async function renew() {
+  away = false;
+  try {
+    const { app_id } = await (await fetch("/gradio_api/app_id")).json();
+    if (app_id === server) return;
+    server = app_id;
+    document.querySelector("#renew")?.click();
+    const editor = chosenEditor();
+    for (const [id, text] of typed.get(editor) ?? []) retype(editor, id, text);
+  } catch {
+    away = true;
+  }
+}
+
+document.addEventListener("visibilitychange", () => document.hidden || renew());
+
+const TYPED = '[id^="option-"] textarea, [id^="option-"] input[type="text"]:not([role])';
+const typed = new Map();
+const chosenEditor = () => document.querySelector("#editor input")?.value;
+
+document.addEventListener("input", (event) => {
+  if (!event.isTrusted || !event.target.matches(TYPED)) return;
+  const editor = chosenEditor();
+  if (!typed.has(editor)) typed.set(editor, new Map());
+  typed.get(editor).set(event.target.closest('[id^="option-"]').id, event.target.value);
+}, true);
+
+/** Put back what somebody had typed, once the form was made again. */
+async function retype(editor, id, text) {
+  const box = () => document.querySelector(`#${id} textarea, #${id} input`);
+  for (let tries = 0; tries < 60 && (!box() || box().value === text); tries++) await new Promise((resolve) => setTimeout(resolve, 50));
+  if (!box() || chosenEditor() !== editor) return;
+  box().value = text;
+  box().dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+/** The tab is in the address, so that a page that is loaded again comes back to it. */
+function keepTab() {
+  const chosen = document.querySelector('button[role="tab"][aria-selected="true"]')?.textContent.trim();
+  if (chosen && decodeURIComponent(location.hash.slice(1)) !== chosen) history.replaceState(history.state, "", `#${encodeURIComponent(chosen)}`);
+}
+
+document.addEventListener("click", () => setTimeout(keepTab, 0));
+window.addEventListener("hashchange", () => openTab(decodeURIComponent(location.hash.slice(1))));
+if (location.hash) element('button[role="tab"]').then(() => openTab(decodeURIComponent(location.hash.slice(1))), () => {});
 
 /** An element: h("button", {class: "x", onclick: f}, "text", child). Texts are never read as HTML. */
 export function h(tag, attributes = {}, ...children) {

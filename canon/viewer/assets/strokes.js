@@ -22,10 +22,6 @@ export class Strokes {
     element.addEventListener("contextmenu", (event) => event.preventDefault());
   }
 
-  get painting() {
-    return this.toolbox.tool === "brush" || this.toolbox.tool === "eraser";
-  }
-
   down(event) {
     const { viewport } = this.sheet;
     if (!this.drawing.about || event.button !== 0 || viewport.moving) return;
@@ -36,7 +32,7 @@ export class Strokes {
       return this.pick(x, y);
     }
     if (this.toolbox.tool === "text") return void this.act.addText(x, y);
-    if (!this.painting) return;
+    if (!this.toolbox.paints) return;
     event.preventDefault();
     viewport.element.setPointerCapture(event.pointerId);
     this.begin(event, x, y);
@@ -106,7 +102,7 @@ export class Strokes {
   }
 
   hover([x, y]) {
-    if (this.painting && !this.toolbox.spaceHeld) this.cursor.show(x, y, this.toolbox.settings.size / 2);
+    if (this.toolbox.paints && !this.toolbox.spaceHeld) this.cursor.show(x, y, this.toolbox.settings.size / 2);
     else this.cursor.hide();
     this.act.hover([x, y]);
   }

@@ -6,6 +6,7 @@ const TOOLS = [
   ["eraser", "Eraser (E)", "e"],
   ["picker", "Pick a colour (I; or hold Alt)", "i"],
   ["text", "Text (T)", "t"],
+  ["move", "Move a picture or text (V)", "v"],
   ["hand", "Move the view (H; or hold Space)", "h"],
 ];
 const LARGEST = 400;
@@ -38,6 +39,11 @@ export class Toolbox {
   /** The tool that the pointer is now. */
   get inHand() {
     return this.spaceHeld ? "hand" : this.tool;
+  }
+
+  /** Whether it is one that paints, or takes paint away. */
+  get paints() {
+    return this.tool === "brush" || this.tool === "eraser";
   }
 
   /** What a brush needs to know. */

@@ -1,5 +1,5 @@
 // <canon-variants>: edits that are being made or wait to be chosen from, with a before/after view of each.
-import { ask, changed, h, say } from "/canon/assets/shell.js";
+import { ask, attempt, changed, h, say } from "/canon/assets/shell.js";
 import { feed, jobLine } from "/canon/assets/jobs.js";
 
 /** Shows the newest picture asked for; those that were overtaken are not waited for. */
@@ -182,6 +182,36 @@ class CanonVariants extends HTMLElement {
 }
 
 customElements.define("canon-variants", CanonVariants);
+
+/** <canon-dismiss>: forgets, at once, the jobs of a kind that failed or were called off. */
+class CanonDismiss extends HTMLElement {
+  connectedCallback() {
+    this.button = h("button", { onclick: () => this.dismiss() }, "Dismiss all that failed");
+    this.replaceChildren(this.button);
+    this.leave = feed.join(() => this.show());
+    this.show();
+  }
+
+  disconnectedCallback() {
+    this.leave?.();
+  }
+
+  get jobs() {
+    const kind = this.getAttribute("of");
+    return feed.jobs.filter((job) => (job.state === "failed" || job.state === "cancelled") && (!kind || job.function === kind));
+  }
+
+  show() {
+    this.hidden = this.jobs.length < 2;
+  }
+
+  async dismiss() {
+    for (const job of this.jobs) await attempt(() => ask(`/work/jobs/${job.id}`, "DELETE"));
+    feed.now();
+  }
+}
+
+customElements.define("canon-dismiss", CanonDismiss);
 
 /** <canon-films>: what was rendered, the newest in a player. */
 class CanonFilms extends HTMLElement {
