@@ -14,7 +14,7 @@ import tyro
 from canon.cli.arguments import parse
 
 if TYPE_CHECKING:
-    from canon.experiments.contracts import Outcome
+    from canon.experiments.contracts import Outcome, Row, Task
     from canon.experiments.planning import Plan
     from canon.experiments.results import Results
 
@@ -40,7 +40,8 @@ class RunArguments:
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder or URL (s3://...) for results; what the file says, else runs/NAME beside it, without it."""
     only: Annotated[str | None, tyro.conf.arg(metavar="GLOB")] = None
-    """Run only what matches: names of clips, representations or editors, or CLIP/REPRESENTATION/EDITOR/sSEED."""
+    """Run only what matches: names of clips, representations or editors, EDITOR-sSEED, or
+    CLIP/REPRESENTATION/EDITOR/sSEED."""
     workers: int | None = None
     """With Ray or Slurm: how many tasks run at once."""
     engine_set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -103,14 +104,20 @@ def _run(own: RunArguments) -> int:
 
 def _summary(results: Results, failed: Sequence[Outcome]) -> None:
     from canon.cli.console import program, shell
+    from canon.experiments.checking import counted
     from canon.experiments.results import CSV, PARQUET
     from canon.experiments.running import REPORT
 
     counts = Counter(str(row["status"]) for row in results.rows)
-    print(", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.rows)} rows")
-    reasons = Counter(str(row["error"]) for row in results.rows if row["status"] == "failed")
-    for reason, count in reasons.items():
-        print(f"failed ({count}): {reason}")
+    said = ", ".join(f"{count} {status}" for status, count in counts.items())
+    print(f"{said} of {counted(len(results.rows), 'row')}")
+    reasons: dict[str, list[str]] = {}
+    for row in results.rows:
+        if row["status"] == "failed":
+            reasons.setdefault(str(row["error"]), []).append(_name(row))
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"failed   {names[0]}{more}: {reason}")
     store = results.store
     if store is None:
         return
@@ -122,6 +129,13 @@ def _summary(results: Results, failed: Sequence[Outcome]) -> None:
     project = next((row["project"] for row in results.rows if row.get("project")), None)
     if project is not None:
         print(f"look     {program()} view {shell(store.local / project)}")
+
+
+def _name(row: Row) -> str:
+    """What ``--only`` calls a row."""
+    seed = None if row["seed"] is None else f"s{row['seed']}"
+    parts = (row["clip"], row["representation"], row["editor"], seed)
+    return "/".join(str(part) for part in parts if part is not None)
 
 
 def _engine_options(own: RunArguments) -> dict[str, Any]:
@@ -149,42 +163,45 @@ def _dry(own: RunArguments) -> int:
     make_engine(own.engine, own.address, own.workers, options=_engine_options(own))
     store = open_store(loaded.experiment, own.out)
     plan = make_plan(loaded.experiment, store)
-    _print_plan(plan, {task.key for task in plan.chosen(own.only)}, store.url)
+    _print_plan(plan, plan.matching(own.only), store.url)
     return DONE
 
 
-def _print_plan(plan: Plan, asked: set[str], url: str) -> None:
+def _print_plan(plan: Plan, chosen: Sequence[Task], url: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from canon.experiments.checking import counted
     from canon.experiments.contracts import KINDS
     from canon.experiments.table import clock
 
     wide = None if sys.stdout.isatty() else 160
     console = Console(width=wide, highlight=False)
     table = Table("task", "", "seconds", title=f"{plan.experiment.name}: {url}")
-    for task in plan.tasks[:_MOST_LINES]:
+    for task in chosen[:_MOST_LINES]:
         found = plan.done.get(task.key)
-        state = "done" if found else "run" if task.key in asked else "left out"
+        state = "done" if found else "run"
         seconds = f"{float(found['seconds']):.1f}" if found else f"~{task.seconds:.1f}"
         table.add_row(Text(task.label), state, seconds, style="dim" if found else None)
     console.print(table)
-    if len(plan.tasks) > _MOST_LINES:
-        print(f"... and {len(plan.tasks) - _MOST_LINES} more tasks")
-    counts = Counter(task.kind for task in plan.tasks)
-    left = [task for task in plan.tasks if task.key in asked]
+    if len(chosen) > _MOST_LINES:
+        print(f"... and {counted(len(chosen) - _MOST_LINES, 'more task')}")
+    counts = Counter(task.kind for task in chosen)
+    left = [task for task in chosen if task.key not in plan.done]
     lefts = Counter(task.kind for task in left)
-    print(", ".join(f"{counts[kind]} {kind} ({lefts[kind]} to run)" for kind in KINDS if counts[kind]))
-    rows = f"{len(plan.cells)} rows of results"
+    print(", ".join(f"{counted(counts[kind], kind)} ({lefts[kind]} to run)" for kind in KINDS if counts[kind]))
+    rows = f"{counted(len(plan.cells), 'row')} of results"
+    if len(chosen) < len(plan.tasks):
+        rows = f"{counted(len(plan.tasks) - len(chosen), 'task')} left out by --only; {rows}"
     if not left:
-        print(f"{rows}; everything is done.")
+        print(f"{rows}; {'everything' if len(chosen) == len(plan.tasks) else 'what was chosen'} is done.")
         return
     known = plan.measured
     basis = "plain guesses" if not known else f"{known} of them as earlier runs took, the others plain guesses"
     basis = "as earlier runs took" if known >= len(plan.left) else basis
-    print(f"{rows}; {len(left)} tasks to run, about {clock(sum(task.seconds for task in left))} one after another "
-          f"({basis})")  # fmt: skip
+    seconds = clock(sum(task.seconds for task in left))
+    print(f"{rows}; {counted(len(left), 'task')} to run, about {seconds} one after another ({basis})")
 
 
 _MOST_LINES = 200

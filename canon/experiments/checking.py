@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 from canon import registry
@@ -22,6 +24,7 @@ class Checker:
 
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
+        self._refusals: dict[int, tuple[Place, dict[str, None]]] = {}
 
     def say(self, place: Place, sentence: str) -> None:
         """Note a problem."""
@@ -59,6 +62,9 @@ class Checker:
                 self.say(place, f"{owner} has no option '{name}'{hint}")
                 fine = False
                 continue
+            if node.refused:
+                fine = False
+                continue
             value, missing = absolute(name, types_of[name], node.plain, node.place.folder)
             for path in missing:
                 self.say(node.place, f"The file '{path}' of the option '{name}' does not exist.")
@@ -71,16 +77,47 @@ class Checker:
         return found if fine else None
 
     def config(self, kind: type[Any], plain: Mapping[str, Any], place: Place) -> dict[str, Any] | None:
-        """All fields of the config; None if it refuses the options."""
+        """All fields of the config; None if it refuses the options, see :meth:`say_refusals`."""
         try:
             found = to_plain(registry.make_config(kind, for_config(kind, plain)))
         except (InputError, Unfit) as error:
-            self.say(place, str(error))
+            self._refuse(place, in_yaml(str(error)))
             return None
         except (TypeError, ValueError, ArithmeticError) as error:
-            self.say(place, f"{kind.__name__} cannot use these options: {error}.")
+            self._refuse(place, f"These options cannot be used: {error}.")
             return None
         return dict(found)
+
+    def complete(self, kind: type[Any], names: Sequence[str], owner: str, place: Place) -> bool:
+        """Whether all options of a config are named that have no default."""
+        needed = [one.name for one in fields(kind) if one.init and _required(one) and one.name not in names]
+        for name in needed:
+            self.say(place, f"{owner} needs the option '{name}'.")
+        return not needed
+
+    def _refuse(self, place: Place, sentence: str) -> None:
+        self._refusals.setdefault(id(place), (place, {}))[1][sentence] = None
+
+    def say_refusals(self) -> None:
+        """Note what configs refused: of the variants of an item, the first alone, and how many there are."""
+        for place, sentences in self._refusals.values():
+            first, count = next(iter(sentences)), len(sentences) - 1
+            more = "" if not count else f" The same holds for {counted(count, 'more variant')} of it."
+            self.say(place, first + more)
+
+
+def _required(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def in_yaml(sentence: str) -> str:
+    """A sentence of an editor, which names options as the command line does, for a file."""
+    return re.sub(r"(?<![\w-])--([a-z][a-z0-9-]*)", lambda found: f"'{found[1].replace('-', '_')}'", sentence)
+
+
+def counted(count: int, what: str) -> str:
+    """``1 clip``, ``2 clips``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def given_by(node: Node) -> Given:
@@ -92,7 +129,7 @@ def patterns_of(node: Node | None) -> list[str]:
     """One pattern, or a list of them."""
     if node is None or node.value is None:
         return []
-    return [str(one.value) for one in node.value] if node.is_list else [str(node.value)]
+    return [str(one.plain) for one in node.value] if node.is_list else [str(node.plain)]
 
 
 def near_to(word: str, known: Sequence[str]) -> str:

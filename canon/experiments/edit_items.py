@@ -11,6 +11,7 @@ from canon import registry
 from canon.experiments.checking import Given, given_by, listed, near_to, shown
 from canon.experiments.choices import ClipChoice, EditChoice, ToolChoice
 from canon.experiments.items import OWN, Item, ItemReader
+from canon.experiments.nodes import Node
 from canon.experiments.options import hints
 from canon.experiments.outputs import read_metrics, read_render
 
@@ -61,6 +62,10 @@ class EditReader(ItemReader):
         node = own or self.top.get("seeds")
         if node is None or not has_seed or "seed" in (item.given if given is None else given):
             return ()
+        return self.read_seeds(node)
+
+    def read_seeds(self, node: Node) -> tuple[int, ...]:
+        """Seeds of a list, or one; none if they are wrong."""
         seeds = [one.value for one in node.value] if node.is_list else [node.value]
         whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
         if not seeds or not whole or len(set(seeds)) < len(seeds):
@@ -73,7 +78,12 @@ class EditReader(ItemReader):
         kind, owner = registry.editor(item.kind), f"The editor '{item.kind}'"
         plain = self.typed(kind.Config, given, owner, OWN["editors"])
         layers = self._layers(item, kind.Config, owner)
-        if plain is None or layers is False or not whole:
+        given_names = set(given)
+        if isinstance(layers, dict):
+            given_names |= set.intersection(*map(set, layers.values())) | {"layer"}
+        called = f"The item '{item.base}' ({item.kind})"
+        complete = not whole or self.complete(kind.Config, sorted(given_names), called, item.place)
+        if plain is None or layers is False or not whole or not complete:
             return None
         if seed is not None:
             plain["seed"] = seed
@@ -116,15 +126,20 @@ class EditReader(ItemReader):
         for option, (place, _) in given.items():
             self.say(place, f"A stack has no options of its own, so not '{option}'; give it to its members.")
         members = node.value if node.is_list else []
-        names = [str(one.value) for one in members]
+        names = [str(one.plain) for one in members]
         if not names:
             self.say(node.place, "stack takes a list of names of other items.")
             return []
         known = list(dict.fromkeys(other.base for other in self.edits if "stack" not in other.own))
+        stacks = [other.base for other in self.edits if "stack" in other.own]
         for one in members:
-            if one.value not in known:
-                hint = near_to(str(one.value), known) or f"; there are {listed(known)}."
-                self.say(one.place, f"There is no editor item '{one.value}' to stack{hint}")
+            if one.plain in stacks:
+                self.say(one.place, f"'{one.value}' is a stack, and stacks cannot be stacked; name its members.")
+                return []
+            if one.plain not in known:
+                there = f"; there are {listed(known)}." if known else "; there are no items with an editor."
+                hint = near_to(str(one.plain), known) or there
+                self.say(one.place, f"There is no editor item '{one.plain}' to stack{hint}")
                 return []
         before = [other.base for other in self.edits[: self.edits.index(item)]]
         late = [one for one in members if one.value not in before]

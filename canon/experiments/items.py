@@ -57,6 +57,10 @@ class Override:
     given: Given
     skip: bool
 
+    def names(self, editor: Item) -> bool:
+        """Whether it is of this editor on some clip and representation."""
+        return matches_any(editor.name, self.where["editor"]) or matches_any(editor.base, self.where["editor"])
+
     def matches(self, items: Mapping[str, Item]) -> bool:
         """Whether it is of these."""
         return allows(self.where, **items)
@@ -84,8 +88,13 @@ class ItemReader(Checker):
             near = near_to(label.rpartition(".")[0], [item.base for item in (*self.clips, *self.fits, *self.edits)])
             self.say(place, f"The sweep '{label}' is of no item{near or '; write ITEM.OPTION.'}")
         for section in ("clips", "representations"):
-            if section not in self.top:
-                self.say(self.node.place, f"There are no {section}; an experiment needs clips and representations.")
+            node = self.top.get(section)
+            if node is None or node.value in (None, [], ""):
+                place = self.node.key(section)
+                self.say(place, f"There are no {section}; an experiment needs clips and representations.")
+        templates = self.top.get("templates")
+        if templates is not None and templates.value is not None and not templates.is_mapping:
+            self.say(templates.place, f"templates takes a mapping of names to options, not {shown(templates)}.")
         self._read_overrides()
 
     def _section(self, section: str, sweeps: Given, limit: int) -> list[Item]:
@@ -119,6 +128,7 @@ class ItemReader(Checker):
         if not node.is_mapping:
             self.say(node.place, f"An item of {section} is a name or a mapping, not {shown(node)}.")
             return None
+        self._check_swept_twice(node)
         node = self._templated(node, ())
         value = {kind_key if key == "" else key: one for key, one in node.value.items()}
         own = {key: one for key, one in value.items() if key in OWN[section]}
@@ -141,6 +151,18 @@ class ItemReader(Checker):
                 self.say(sweep.place, "sweep takes a mapping of options to lists of values.")
         return item
 
+    def _check_swept_twice(self, node: Node) -> None:
+        """Refuse options that one item both gives and sweeps; what it has from elsewhere may be swept."""
+        sweep, options = node.value.get("sweep"), node.value.get("options")
+        if sweep is None or not sweep.is_mapping:
+            return
+        for holder in (node, options):
+            for option in sweep.value if holder is not None and holder.is_mapping else ():
+                place = holder.key(option)
+                own = place.file == node.place.file and place.line >= node.place.line
+                if option in holder.value and (own or not place.line):
+                    self.say(sweep.key(option), f"The option '{option}' is both given and swept; keep one of them.")
+
     def _templated(self, node: Node, chain: tuple[str, ...]) -> Node:
         asked = node.value.get("template")
         if asked is None:
@@ -150,7 +172,7 @@ class ItemReader(Checker):
         value: dict[str, Node] = {}
         keys: dict[str, Place] = {}
         for one in asked.value if asked.is_list else [asked]:
-            name = str(one.value)
+            name = str(one.plain)
             if name in chain:
                 self.say(one.place, f"The templates go round in a circle: {' uses '.join((*chain, name))}.")
             elif name not in known:
@@ -178,20 +200,24 @@ class ItemReader(Checker):
             self.say(place, f"It is not said which {word} this is; give {word}: with one of {listed(names)}.")
             return None
         name = own[key].value
+        if not isinstance(name, str):
+            what = "a list" if own[key].is_list else shown(own[key])
+            self.say(own[key].place, f"{key} takes the name of one {word}, not {what}.")
+            return None
         try:
-            (registry.representation if section == "representations" else registry.editor)(str(name))
+            (registry.representation if section == "representations" else registry.editor)(name)
         except InputError as error:
-            near = near_to(str(name), registry.names(f"canon.{section}"))
+            near = near_to(name, registry.names(f"canon.{section}"))
             said = f"There is no {word} called '{name}'{near}" if near else str(error)
             self.say(own[key].place, said)
             return None
-        return str(name)
+        return name
 
     def _item_name(self, own: dict[str, Node], kind: str, section: str) -> str:
         node = own.get("name")
         if node is not None:
-            name = str(node.value)
-            if not re.fullmatch(SAFE_NAME, name):
+            name = str(node.plain)
+            if not re.fullmatch(SAFE_NAME, name) or node.is_list or node.is_mapping:
                 self.say(node.place, f"The name '{name}' cannot be a folder's; use letters, digits, '-' and '_'.")
                 return "unnamed"
             return name
@@ -233,6 +259,11 @@ class ItemReader(Checker):
                 continue
             if "stack" in item.own:
                 self.say(place, "A stack has no options of its own; sweep those of its members.")
+                continue
+            plain = [one.plain for one in values.value]
+            twice = next((one for one in values.value if plain.count(one.plain) > 1), None)
+            if twice is not None and not twice.refused:
+                self.say(twice.place, f"The sweep of '{option}' has {shown(twice)} twice.")
                 continue
             axes.append((option, place, values.value))
         if not axes:

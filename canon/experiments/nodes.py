@@ -13,6 +13,15 @@ ITEM_LISTS = ("clips", "representations", "editors")
 _LISTS = (*ITEM_LISTS, "overrides")
 
 
+class _Refused:
+    def __repr__(self) -> str:
+        return "..."
+
+
+REFUSED: Any = _Refused()
+"""Stands for a value of which a problem is told already."""
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """A value and its place."""
@@ -41,6 +50,12 @@ class Node:
         if isinstance(self.value, dict):
             return {key: node.plain for key, node in self.value.items()}
         return [node.plain for node in self.value] if isinstance(self.value, list) else self.value
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is, or holds, a value of which a problem is told already."""
+        inner = list(self.value.values()) if isinstance(self.value, dict) else self.value
+        return any(node.refused for node in inner) if isinstance(inner, list) else self.value is REFUSED
 
     def key(self, name: str) -> Place:
         """Where a key is, or the mapping itself."""

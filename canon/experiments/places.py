@@ -37,6 +37,11 @@ class Problems:
         return len(self._found)
 
     @property
+    def texts(self) -> list[str]:
+        """What is wrong, without places."""
+        return [text for _, _, text in self._found]
+
+    @property
     def sentences(self) -> list[str]:
         """``FILE:LINE: sentence``, file by file, in the order of lines."""
         files = {file: None for file, _, _ in self._found}

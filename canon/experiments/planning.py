@@ -66,12 +66,17 @@ class PlannedCell:
         return [task for task in found if task is not None]
 
     def matches(self, pattern: str) -> bool:
-        """Whether ``CLIP/REPRESENTATION/EDITOR/sSEED``, the beginning of it, or one of these names matches."""
+        """Whether ``CLIP/REPRESENTATION/EDITOR/sSEED``, the beginning of it, or one of these names matches.
+
+        ``EDITOR-sSEED``, as labels of tasks write it, is a name, too.
+        """
+        labelled = self.names if len(self.names) < 4 else (*self.names[:2], "-".join(self.names[2:]))
         if "/" not in pattern:
-            return any(fnmatch.fnmatchcase(name, pattern) for name in self.names)
+            return any(fnmatch.fnmatchcase(name, pattern) for name in (*self.names, *labelled))
         parts = pattern.strip("/").split("/")
-        pairs = zip(self.names, parts, strict=False)
-        return len(parts) <= len(self.names) and all(fnmatch.fnmatchcase(name, part) for name, part in pairs)
+        return any(
+            len(parts) <= len(names) and all(map(fnmatch.fnmatchcase, names, parts)) for names in (self.names, labelled)
+        )
 
 
 @dataclass
@@ -110,14 +115,22 @@ class Plan:
         Raises:
             InputError: nothing matches.
         """
+        return [task for task in self.matching(only) if task.key not in self.done]
+
+    def matching(self, only: str | None) -> list[Task]:
+        """All tasks of the cells that match a pattern, with what they need, whether they are done or not.
+
+        Raises:
+            InputError: nothing matches.
+        """
         if only is None:
-            return self.left
+            return self.tasks
         cells = [cell for cell in self.cells if cell.matches(only)]
         if not cells:
             names = ", ".join("/".join(cell.names) for cell in self.cells[:4])
             raise InputError(f"--only '{only}' matches nothing; there are {names}, and so on.")
         wanted = {task.key for cell in cells for task in cell.tasks}
-        return [task for task in self.left if task.key in wanted]
+        return [task for task in self.tasks if task.key in wanted]
 
     def keep(self, store: Store) -> None:
         """Write down the names that were given out, and digests of inputs, before anything begins.

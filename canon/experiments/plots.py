@@ -31,6 +31,8 @@ class Point:
     """Short, written beside it where there is room."""
     detail: str = ""
     """Shown when the pointer rests on it."""
+    attributes: str = ""
+    """More of its elements in the SVG, as HTML."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,16 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis) -> str:
     )
     placed = [(across.place(point.x), up.place(point.y)) for point in points]
     parts += [
-        f'<g class="point s{point.series % COLOURS}"><title>{escape(point.detail or point.label)}</title>'
+        f'<g class="point s{point.series % COLOURS}"{_more(point)}><title>{escape(point.detail or point.label)}</title>'
         f"{mark(point.series, *at)}</g>"
         for point, at in zip(points, placed, strict=True)
     ]
     parts += _labels(points, placed)
     return "".join([*parts, "</svg>"])
+
+
+def _more(point: Point) -> str:
+    return f" {point.attributes}" if point.attributes else ""
 
 
 def mark(series: int, x: float, y: float, r: float = 5.5) -> str:
@@ -158,7 +164,7 @@ def _labels(points: Sequence[Point], placed: Sequence[tuple[float, float]]) -> l
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 at = {"start": left, "middle": left + width / 2, "end": left + width}[anchor]
-                text = f'<text class="label" x="{at:.1f}" y="{base:.1f}" text-anchor="{anchor}">'
+                text = f'<text class="label" x="{at:.1f}" y="{base:.1f}" text-anchor="{anchor}"{_more(point)}>'
                 found.append(f"{text}{escape(point.label)}</text>")
                 break
     return found

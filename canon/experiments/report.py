@@ -20,7 +20,7 @@ import yaml
 
 from canon.errors import InputError
 from canon.experiments.contracts import Row
-from canon.experiments.report_tables import Series, label, plots, searched, tables
+from canon.experiments.report_tables import Series, found_by, label, plots, tables
 from canon.experiments.report_videos import Media, canvases, grids
 from canon.experiments.results import Results
 from canon.experiments.store import DONE, FAILED
@@ -156,6 +156,7 @@ def _header(results: Results, name: str) -> Iterator[str]:
         f'<nav>{links}<input type="search" id="filter" placeholder="Filter: bear atlas gold" aria-label="Filter">'
         '<span id="found" aria-live="polite"></span>'
         '<button type="button" id="theme" title="Light or dark" aria-label="Light or dark">◐</button></nav><main>'
+        '<p class="note" id="nothing" hidden>Nothing matches.</p>'
     )
 
 
@@ -220,7 +221,7 @@ def _provenance(results: Results) -> Iterator[str]:
     spec = known.pop("spec", None)
     if spec is not None:
         text = spec if isinstance(spec, str) else _yaml(spec)
-        yield f"<details open><summary>Experiment</summary><pre>{escape(text)}</pre></details>"
+        yield f"<details><summary>Experiment</summary><pre>{escape(text)}</pre></details>"
     texts = known.get("files")
     if isinstance(texts, dict):
         for name, text in known.pop("files").items():
@@ -234,7 +235,7 @@ def _provenance(results: Results) -> Iterator[str]:
         name = f"{row.get('clip')} · {label(row)}"
         said = {name: row[name] for name in ("seed", "prompt", "notes") if row.get(name) is not None}
         yield (
-            f'<details data-text="{searched(row)}"><summary>{escape(name)}</summary>'
+            f"<details {found_by(row)}><summary>{escape(name)}</summary>"
             f"<pre>{escape(_yaml({**said, **chosen, **places, **keys}))}</pre></details>"
         )
     yield "</details>"

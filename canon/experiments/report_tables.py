@@ -45,8 +45,16 @@ def label(row: Row) -> str:
     return " · ".join(str(part) for part in parts if part is not None)
 
 
-def searched(row: Row) -> str:
-    """What the page's filter looks for in a row, as an HTML attribute."""
+def found_by(row: Row) -> str:
+    """Attributes of an element of a row: by what the page's filter finds it, and which fit it is of.
+
+    What is of a fit alone stays as long as the filter finds any edit of it.
+    """
+    fit = _attribute(f"{row.get('clip')}/{row.get('representation')}")
+    return f'data-text="{_searched(row)}" data-fit="{fit}"' + ("" if row.get("editor") else " data-alone")
+
+
+def _searched(row: Row) -> str:
     names = (*measures.IDENTITY[1:4], "kind", "tool", "prompt", "status")
     words = [str(row[name]) for name in names if row.get(name) is not None]
     if row.get("seed") is not None:
@@ -85,7 +93,8 @@ def _table(identity: str, title: str, rows: Sequence[Row], names: Sequence[str],
         yield _head("Edit", "", 0) + _head("Seed", "", 0)
     yield "".join(_head(name.partition(".")[2] or name, name, 0) for name in swept)
     for measure in known:
-        yield _head(measure.title, measure.name, measure.better, measure.unit, not measure.main)
+        kind = "figure" if measure.main else "figure extra"
+        yield _head(measure.title, measure.name, measure.better, measure.unit, kind)
     yield "</tr></thead>"
     across = 1 + 2 * (identity == "edits") + len(swept) + len(names)
     for clip, group in by_clip(rows).items():
@@ -99,17 +108,18 @@ def _table(identity: str, title: str, rows: Sequence[Row], names: Sequence[str],
 
 
 def _best(name: str, rows: Sequence[Row]) -> set[int]:
-    return measures.best(name, {k: row[name] for k, row in enumerate(rows) if measures.is_figure(name, row.get(name))})
+    whole = {k: row for k, row in enumerate(rows) if row.get("status") == "ok"}
+    return measures.best(name, {k: row[name] for k, row in whole.items() if measures.is_figure(name, row.get(name))})
 
 
-def _head(title: str, name: str, better: int, unit: str = "", more: bool = False) -> str:
+def _head(title: str, name: str, better: int, unit: str = "", kind: str = "") -> str:
     arrow = {1: "\u00a0↑", -1: "\u00a0↓"}.get(better, "")
     hint = {1: ": higher is better", -1: ": lower is better"}.get(better, "")
     about = f' title="{escape(name + hint, quote=True)}"' if name else ""
     small = f"<small>{escape(unit)}</small>" if unit else ""
-    kind = f' class="{"figure" if name else ""}{" extra" if more else ""}"'
+    styled = f' class="{kind}"' if kind else ""
     sign = f' data-better="{better}"' if better else ""
-    return f'<th scope="col"{kind}{sign}{about}><button type="button">{escape(title)}{arrow}{small}</button></th>'
+    return f'<th scope="col"{styled}{sign}{about}><button type="button">{escape(title)}{arrow}{small}</button></th>'
 
 
 def _row(row: Row, edit: bool, swept: Sequence[str], names: Sequence[str], best: set[str], series: Series) -> str:
@@ -131,7 +141,7 @@ def _row(row: Row, edit: bool, swept: Sequence[str], names: Sequence[str], best:
             cells.append(f'<td class="{kind}" data-v="{value!r}">{escape(measures.shown(name, float(value)))}</td>')
         else:
             cells.append(f'<td class="{kind}"></td>')
-    return f'<tr data-text="{searched(row)}">{"".join(cells)}</tr>'
+    return f"<tr {found_by(row)}>{''.join(cells)}</tr>"
 
 
 def _cell(value: Any, inner: str) -> str:
@@ -201,7 +211,14 @@ def _plot(rows: Sequence[Row], x: str, y: str, title: str, series: Series, short
     if not shown:
         return ""
     points = [
-        Point(float(row[x]), float(row[y]), series.number(row.get("representation")), short(row), _detail(row, x, y))
+        Point(
+            float(row[x]),
+            float(row[y]),
+            series.number(row.get("representation")),
+            short(row),
+            _detail(row, x, y),
+            found_by(row),
+        )
         for row in shown
     ]
     names = dict.fromkeys(str(row.get("representation")) for row in shown)

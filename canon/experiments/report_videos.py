@@ -16,7 +16,7 @@ import numpy as np
 from canon.errors import InputError
 from canon.experiments import report_media as media
 from canon.experiments.contracts import Row
-from canon.experiments.report_tables import Series, by_clip, label, searched
+from canon.experiments.report_tables import Series, by_clip, found_by, label
 from canon.experiments.store import Store
 from canon.storage import MAX_IMAGE_PIXELS, image_size
 
@@ -80,7 +80,7 @@ def canvases(rows: Sequence[Row], series: Series, of: Media) -> Iterator[str]:
     for clip, group in by_clip(fits.values()).items():
         yield f'<section class="clip"><h3>{escape(clip)}</h3><div class="canvases">'
         for row in group:
-            yield f'<div class="fit" data-text="{searched({**row, "editor": None, "tool": None, "prompt": None})}">'
+            yield f'<div class="fit" {found_by({**row, "editor": None, "tool": None, "prompt": None})}>'
             yield f'<p class="of">{series.badge(row.get("representation"))}</p>'
             for name in row["canonical"]:
                 yield _canvas(str(name), of)
@@ -162,14 +162,14 @@ def _grid(clip: str, rows: Sequence[Row], series: Series, of: Media) -> Iterator
     numbers = {"last": frames - 1, "middle": frames // 2, "shown": frames // 2 + 1, "count": frames}
     yield _TRANSPORT.format(**numbers, **_ICONS)
     yield f'<div class="cells" style="--aspect:{source.size[1]}/{source.size[0]}">'
-    yield from _cell('<span class="rep">source</span>', "source", " source", None, source, of)
+    yield from _cell('<span class="rep">source</span>', " source", None, source, of)
     kinds = {row.get("representation") for row in rows}
     yield f'<div class="edits" data-kinds="{len(kinds)}">'
     for row in _side_by_side(rows):
         caption = f"{series.badge(row.get('representation'))} <span>{escape(_edit(row))}</span>"
         if row.get("prompt"):
             caption += f' <small title="{escape(str(row["prompt"]), quote=True)}">{escape(str(row["prompt"]))}</small>'
-        yield from _cell(caption, searched(row), "", row, source, of)
+        yield from _cell(caption, "", row, source, of)
     yield "</div></div></section>"
 
 
@@ -183,9 +183,9 @@ def _edit(row: Row) -> str:
     return label({**row, "representation": None})
 
 
-def _cell(caption: str, text: str, kind: str, row: Row | None, source: media.Source, of: Media) -> Iterator[str]:
+def _cell(caption: str, kind: str, row: Row | None, source: media.Source, of: Media) -> Iterator[str]:
     """A cell of the grid; ``row`` None is the source."""
-    of_what = f'data-text="{text}"' if row is not None else "data-always"
+    of_what = found_by(row) if row is not None else "data-always"
     head, tail = f'<figure class="cell{kind}" {of_what}', f"<figcaption>{caption}</figcaption></figure>"
     if row is not None and row.get("render") is None:
         said = row.get("error") or "It was not rendered."

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from canon.errors import InputError
 from canon.experiments import measures
+from canon.experiments.checking import counted
 from canon.experiments.contracts import Row
 from canon.experiments.store import Store
 from canon.storage import atomic_path, to_plain, write_bytes, write_json
@@ -64,11 +65,11 @@ class Results:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        clips, kinds, edits = (_count(self.rows, name) for name in ("clip", "representation", "editor"))
-        return (
-            f"<Results '{self.name}': {len(self)} rows ({counts or 'none'}), {clips} clips x {kinds} representations x "
-            f"{edits} edits; figures: {', '.join(measures.figures(self.rows)) or 'none'}>"
-        )
+        names = {"clip": "clip", "representation": "representation", "editor": "edit"}
+        asked = " x ".join(counted(_count(self.rows, name), what) for name, what in names.items())
+        rows = f"{counted(len(self), 'row')} ({counts or 'none'})"
+        figures = ", ".join(measures.figures(self.rows)) or "none"
+        return f"<Results '{self.name}': {rows}, {asked}; figures: {figures}>"
 
     def _repr_html_(self) -> str:
         return str(self.frame.to_html(max_rows=60, notebook=True))

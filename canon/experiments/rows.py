@@ -118,13 +118,14 @@ def _figures(cell: PlannedCell, records: Mapping[str, Mapping[str, Any]]) -> Row
         found["notes"] = " ".join(str(note) for note in notes if note)
     edits = [records[task.key] for task in cell.edits if task.key in records]
     measure = cell.measure if cell.cell.edit is not None else cell.fit_measure
-    for name, tasks in (("fit", [cell.fit]), ("edit", cell.edits), ("render", [cell.render]), ("measure", [measure])):
+    made = cell.edits if len(edits) == len(cell.edits) else []  # a part of a stack says nothing of the whole
+    for name, tasks in (("fit", [cell.fit]), ("edit", made), ("render", [cell.render]), ("measure", [measure])):
         spent = [float(records[task.key]["seconds"]) for task in tasks if task is not None and task.key in records]
         if spent:
             found[f"seconds_{name}"] = round(sum(spent), 4)
     if cell.fit.key in records:
         found["peak_mib_fit"] = records[cell.fit.key].get("peak_mib")
-    if edits:
+    if made:
         found["peak_mib_edit"] = max(float(one.get("peak_mib") or 0) for one in edits)
     found |= {name: v for name, v in _recorded(cell.clip, records).items() if name in ("frames", "height", "width")}
     return found

@@ -120,10 +120,14 @@ def load_experiment(experiment: str | Path | Mapping[str, Any], settings: Sequen
 
     Raises:
         SpecError: whatever is wrong with it, all of it.
+        InputError: it is neither a file nor a mapping.
     """
     problems = Problems()
     if isinstance(experiment, Mapping):
         return Loaded(resolve(from_python(experiment, problems, settings), problems, Path.cwd(), "experiment"))
+    if not isinstance(experiment, str | Path):
+        given = type(experiment).__name__
+        raise InputError(f"An experiment is a YAML file or a mapping, not of the type {given}.")
     path = Path(experiment)
     node, texts = read_experiment(path, problems, settings)
     return Loaded(resolve(node, problems, path.absolute().parent, path.stem), str(path), texts)

@@ -18,7 +18,10 @@ def with_settings(node: Node, settings: Iterable[str], problems: Problems) -> No
         if not equals or not name.strip():
             problems.add(place, "A setting is KEY=VALUE, such as editors.gold.strength=0.5.")
             continue
-        new = parsed(value or "''", place.file, place.folder, problems)
+        wrong = Problems()
+        new = parsed(value or "''", place.file, place.folder, wrong)
+        for sentence in wrong.texts:
+            problems.add(place, sentence)
         if new is not None:
             node = _set(node, name.strip().split("."), _at(new, place), place, problems)
     return node

@@ -54,6 +54,7 @@ the file that they are written in. Keys that begin with ``x-`` are for anchors.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ from typing import Any
 
 from canon import registry, trackers
 from canon.errors import InputError
-from canon.experiments.checking import Given, shown
+from canon.experiments.checking import Given, counted, shown
 from canon.experiments.choices import (
     MOST_TASKS,
     Cell,
@@ -84,6 +85,7 @@ TOP = (
     "name", "out", "description", "include", "templates", "clips", "representations", "editors", "seeds", "sweep",
     "overrides", "metrics", "render", "resources", "device", "log", "max_tasks",
 )  # fmt: skip
+_DEVICE = r"(cpu|cuda|mps)(:\d+)?"
 
 
 def resolve(node: Node, problems: Problems, base: Path, default_name: str) -> Experiment:
@@ -127,8 +129,9 @@ class _Resolver(EditReader):
         cells: list[Cell] = []
         if self._count(limit):
             cells = list(self._cells())
-            if not cells and not len(self.problems):
-                self.say(self.node.place, "Nothing is left to do: every pair of clip and representation is skipped.")
+        self.say_refusals()
+        if not cells and not len(self.problems):
+            self.say(self.node.place, "Nothing is left to do: every pair of clip and representation is skipped.")
         log = self._log()
         return Experiment(
             name, out, cells, self._resources(), log, self._text("description") or "", limit, self.node.plain,
@@ -137,7 +140,7 @@ class _Resolver(EditReader):
 
     def _text(self, key: str) -> str | None:
         node = self.top.get(key)
-        if node is None or node.value is None:
+        if node is None or node.value is None or node.refused:
             return None
         if not isinstance(node.value, str):
             self.say(node.place, f"{key} takes a text; put it in quotes.")
@@ -146,7 +149,7 @@ class _Resolver(EditReader):
 
     def _whole(self, key: str, default: int, least: int) -> int:
         node = self.top.get(key)
-        if node is None:
+        if node is None or node.refused:
             return default
         if isinstance(node.value, bool) or not isinstance(node.value, int) or node.value < least:
             self.say(node.place, f"{key} takes a whole number of at least {least}, not {shown(node)}.")
@@ -158,10 +161,14 @@ class _Resolver(EditReader):
         if node is None or node.value in (None, False):
             return None
         try:
-            trackers.check(str(node.value))
+            trackers.check(str(node.plain))
         except InputError as error:
             self.say(node.place, str(error))
-        return str(node.value)
+        return str(node.plain)
+
+    def _check_device(self, node: Node | None) -> None:
+        if node is not None and isinstance(node.value, str) and not re.fullmatch(_DEVICE, node.value):
+            self.say(node.place, f"There is no device {shown(node)}; choose cpu, cuda, cuda:1 (and so on) or mps.")
 
     def _resources(self) -> dict[str, Resources]:
         found = {kind: Resources() for kind in KINDS}
@@ -187,8 +194,13 @@ class _Resolver(EditReader):
     def _check_alone(self) -> None:
         """Check options of items by themselves, since one that is wrong is in no cell."""
         read_metrics(self, self.top.get("metrics"))
+        self._text("device")
+        self._check_device(self.top.get("device"))
+        if self.top.get("seeds") is not None:
+            self.read_seeds(self.top["seeds"])
         for item in self.clips:
             self.typed(ClipOptions, item.given, "A clip", OWN["clips"])
+            self._clip(item)
             read_metrics(self, self.top.get("metrics"), item.own.get("metrics"))
         for item in (*self.fits, *self.edits):
             self.where(item.own.get("where"))
@@ -202,17 +214,22 @@ class _Resolver(EditReader):
             else:
                 seeds = self.seeds_of(item)
                 # What is missing in an item may come from overrides.
-                self.tool_of(item, item.given, seeds[0] if seeds else None, whole=not self.overrides)
+                changed = any(one.target == "editor" and one.names(editor=item) for one in self.overrides)
+                self.tool_of(item, item.given, seeds[0] if seeds else None, whole=not changed)
 
     def _count(self, limit: int) -> bool:
         """Whether there are not too many."""
         edits = sum(len(self.seeds_of(item) or (0,)) for item in self.edits)
         count = len(self.clips) * (1 + 2 * len(self.fits) + 3 * len(self.fits) * edits)
         if count > limit:
+            asked = (
+                f"{counted(len(self.clips), 'clip')} x {counted(len(self.fits), 'representation')} x "
+                f"{counted(edits, 'edit')}"
+            )
             self.say(
                 self.node.place,
-                f"The experiment has up to {count} tasks ({len(self.clips)} clips x {len(self.fits)} representations x "
-                f"{edits} edits), and max_tasks is {limit}; ask for less, or raise max_tasks.",
+                f"The experiment has up to {count} tasks ({asked}), and max_tasks is {limit}; ask for less, or raise "
+                "max_tasks.",
             )
         return count <= limit
 
@@ -242,10 +259,7 @@ class _Resolver(EditReader):
         if given is None:
             return None
         plain = self.typed(ClipOptions, given, "A clip", OWN["clips"])
-        if plain is None:
-            return None
-        if isinstance(plain.get("max_frames"), int) and plain["max_frames"] < 1:
-            self.say(given["max_frames"][0], f"max_frames is {plain['max_frames']}; give at least 1.")
+        if not self._fine_numbers(given) or plain is None:
             return None
         sources = _sources(item)
         facts = self._facts(item, sources, plain)
@@ -254,6 +268,16 @@ class _Resolver(EditReader):
         frames, size, cameras = facts
         metrics = item.own.get("metrics")
         return ClipChoice(item.name, sources, plain, frames, size, cameras, item.place, item.swept, metrics)
+
+    def _fine_numbers(self, given: Given) -> bool:
+        """Whether numbers of frames are possible, whatever the other options are."""
+        fine = True
+        for name, least, wanted in (("max_frames", 1.0, "at least 1"), ("fps", 1e-6, "more than 0")):
+            value = given[name][1].value if name in given else None
+            if isinstance(value, int | float) and not isinstance(value, bool) and value < least:
+                self.say(given[name][0], f"{name} is {value}; give {wanted}.")
+                fine = False
+        return fine
 
     def _facts(self, item: Item, sources: tuple[str, ...], plain: Mapping[str, Any]) -> Facts | None:
         """Frames, size, and whether there are cameras; None if it cannot be read."""
@@ -291,7 +315,9 @@ class _Resolver(EditReader):
         extra = {"seed": int, "device": str | None}
         extra = {name: type_ for name, type_ in extra.items() if name not in hints(kind.Config)}
         plain = self.typed(kind.Config, given, f"The representation '{item.kind}'", OWN["representations"], extra)
-        if plain is None:
+        self._check_device(given["device"][1] if "device" in given and "device" in extra else None)
+        called = f"The item '{item.base}' ({item.kind})"
+        if not self.complete(kind.Config, list(given), called, item.place) or plain is None:
             return None
         own = {name: plain.pop(name) for name in extra if name in plain}
         seed = own.get("seed", 0)
@@ -317,4 +343,4 @@ def _mebibytes(memory: int | str) -> int | None:
 def _sources(item: Item) -> tuple[str, ...]:
     path = item.own["path"]
     texts = [one.value for one in path.value] if path.is_list else [path.value]
-    return tuple(str(path.place.folder / Path(text).expanduser()) for text in texts)
+    return tuple(os.path.normpath(path.place.folder / Path(text).expanduser()) for text in texts)

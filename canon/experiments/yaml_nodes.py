@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from canon.experiments.nodes import Node
+from canon.experiments.nodes import REFUSED, Node
 from canon.experiments.places import Place, Problems
 
 _MOST_VALUES = 200_000
@@ -86,12 +86,12 @@ class _Converter:
             value = self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError):
             self.problems.add(self.place(node), f"'{str(node.value)[:40]}' cannot be read as {node.tag}.")
-            return None
+            return REFUSED
         if isinstance(value, datetime.date):
             return node.value
         if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
             self.problems.add(self.place(node), f"'{str(node.value)[:40]}' is neither a finite number nor a text.")
-            return None
+            return REFUSED
         return value
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> Node:

@@ -82,7 +82,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
                 )
             )
     gone = {"status": "failed", "error": "There is no layer <script>'sky'</script>."}
-    rows.append(row(editor="gold", seed=2, tool="grade", prompt=INJECTED, **gone))
+    rows.append(row(editor="gold", seed=2, tool="grade", prompt=INJECTED, **gone, seconds_edit=0.1))
     store.write_record("fit-atlas", {"label": "fit pan / atlas", "digests": {"clip.mp4": "abc123"}})
     return Results(rows, store, {"spec": SPEC, "engine": "in-process"})
 
@@ -270,6 +270,7 @@ def test_the_best_is_marked(report: Path) -> None:
     assert marked == ["0.001", "0.001", "20.0", "8.0", "31.5"] or sorted(marked) == sorted(
         ["0.001", "0.001", "20.0", "31.5", "8.0"]
     )
+    assert re.search(r'<th scope="col" title="editor.strength"><button', text), "as its values, on the left"
     assert "PSNR\xa0↑" in text and "Palette distance\xa0↓" in text and "my score<" in text
 
 
@@ -452,9 +453,18 @@ def test_sorting_filtering_and_the_dark(page: Any) -> None:
         assert column(page, "edits", number) == wanted
     page.fill("#filter", "codef gold")
     until(page, "document.querySelector('#found').textContent === '2 of 7'")
-    assert column(page, "edits", number) == ["26.0", "21.0"] and column(page, "fits", 0) == []
+    assert column(page, "edits", number) == ["26.0", "21.0"] and column(page, "fits", 0) == ["codef"], "with its fit"
+    assert page.locator(".chart .point:visible").count() == 3, "two edits and their fit"
     page.locator("#videos").scroll_into_view_if_needed()
     until(page, "document.querySelectorAll('video').length === 3")
+    assert page.locator("#nothing").is_hidden()
+    page.fill("#filter", "codef gold silver")
+    until(page, "document.querySelector('#found').textContent === '0 of 7'")
+    assert page.locator("#nothing").is_visible()
+    assert page.locator("main h2:visible, main h3:visible, .chart:visible").all_inner_texts() == [
+        "What failed",
+        "Provenance",
+    ]
     before = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.locator("#theme").click()
     after = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -138,10 +138,10 @@ BAD = [
         "  seeds: [0, -1]\n- {editor: grade, seeds: [1]}\n- {editor: paint}\n- {editor: paint, image: no.png}\n",
         [
             "e.yaml:4: The option 'hue' takes a number, not 'red'",
-            "e.yaml:5: A prompt is needed",
+            "e.yaml:5: A prompt is needed: say with 'prompt' what",
             "e.yaml:6: seeds takes different whole numbers from 0",
             "e.yaml:7: The editor 'grade' leaves nothing to chance",
-            "e.yaml:8: PaintConfig needs the option 'image'",
+            r"e.yaml:8: The item 'paint' \(paint\) needs the option 'image'",
             "e.yaml:9: The file 'no.png' of the option 'image' does not exist",
         ],
     ),
@@ -182,9 +182,45 @@ BAD = [
     ),
     (
         "max_tasks: 10\nclips: [ONE]\nrepresentations: [atlas]\neditors: [grade, remove, grade]\n",
-        [r"e.yaml:1: The experiment has up to 12 tasks \(1 clips x 1 representations x 3 edits\), and max_tasks is 10"],
+        [r"e.yaml:1: The experiment has up to 12 tasks \(1 clip x 1 representation x 3 edits\), and max_tasks is 10"],
     ),
     ("clips: [ONE]\nrepresentations: [{representation: atlas, template: t}]\n", ["e.yaml:2: There is no template 't'"]),
+    (
+        "clips:\n- {path: ONE, masks: gone, max_frames: -3}\n- {path: ONE, name: b, fps: 0}\nrepresentations: [atlas]\n"
+        "device: tpu\nrender: {format: avi}\neditors:\n- {name: r, editor: restyle}\n- {name: [x], editor: grade}\n"
+        "overrides:\n- {where: {clip: b}, set: {size: 8}}\ntemplates: [a]\nseeds: none\n",
+        [
+            "e.yaml:2: The file 'gone'",
+            "e.yaml:2: max_frames is -3; give at least 1",
+            "e.yaml:3: fps is 0; give more than 0",
+            "e.yaml:5: There is no device 'tpu'",
+            "e.yaml:6: The option 'format' takes one of mp4",
+            "e.yaml:8: A prompt is needed",
+            r"e.yaml:9: The name '\['x'\]' cannot be",
+            "e.yaml:12: templates takes a mapping",
+            "e.yaml:13: seeds takes different whole numbers from 0, not 'none'",
+        ],
+    ),
+    (
+        "clips: [ONE]\nrepresentations: [{representation: atlas, device: 'cuda:x'}]\neditors:\n"
+        "- {editor: grade, hue: .nan}\n- {editor: [grade]}\n- {editor: grade, hue: 3, sweep: {hue: [1, 2]}}\n"
+        "- {name: t, editor: grade, sweep: {hue: [1, 2, 1]}}\n- {name: s, stack: [t]}\n- {name: u, stack: [s]}\n"
+        "- {editor: restyle, prompt: x, sweep: {steps: [1, 2, 3], strength: [0.1, 0.2]}}\n",
+        [
+            "e.yaml:2: There is no device 'cuda:x'",
+            "e.yaml:4: '.nan' is neither",
+            "e.yaml:5: editor takes the name of one editor, not a list",
+            "e.yaml:6: The option 'hue' is both given and swept",
+            "e.yaml:7: The sweep of 'hue' has 1 twice",
+            "e.yaml:9: 's' is a stack, and stacks cannot be stacked",
+            "e.yaml:10: 1 steps at strength 0.1 are none; give more steps. The same holds for 5 more variants of it",
+        ],
+    ),
+    ("clips: []\nrepresentations: [atlas]\n", ["e.yaml:1: There are no clips"]),
+    (
+        "clips: [ONE]\nrepresentations: [atlas]\neditors:\n- {name: s, stack: [gone]}\n",
+        ["e.yaml:4: There is no editor item 'gone' to stack; there are no items with an editor"],
+    ),
     ("include: [gone.yaml]\nclips: [ONE]\n", ["e.yaml:1: The file '.*gone.yaml' does not exist"]),
 ]
 
@@ -275,7 +311,12 @@ editors:
         "c": {"contrast": 0.5, "hue": 1e-3, "saturation": 0.0, "tint": [1.0, 0.5, 1.0]},
     }
     assert found.name == "other" and found.cells[0].fit.seed == 3
-    for wrong, said in (("editors.z.hue=1", "no item called 'z'"), ("hue", "KEY=VALUE"), ("editors.a.hue=x", "number")):
+    for wrong, said in (
+        ("editors.z.hue=1", "no item called 'z'"),
+        ("only=[", r"^--set only=\[: This is not"),
+        ("hue", "KEY=VALUE"),
+        ("editors.a.hue=x", "number"),
+    ):
         with pytest.raises(SpecError, match=said):
             load_experiment(path, [wrong])
 
@@ -407,8 +448,14 @@ def test_a_dry_run_starts_and_writes_nothing(
     assert main(["run", str(path), "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "fit one / atlas" in told and "render one / atlas / grade" in told
-    assert "1 clip (1 to run), 1 fit (1 to run), 1 edit (1 to run), 1 render (1 to run), 2 measure (2 to run)" in told
+    assert "1 clip (1 to run), 1 fit (1 to run), 1 edit (1 to run), 1 render (1 to run), 2 measures (2 to run)" in told
     assert "2 rows of results; 6 tasks to run" in told and "plain guesses" in told
+    path = written(tmp_path, basic(clips, editors=[{"editor": "restyle", "prompt": "x", "seeds": [0, 1]}, "grade"]))
+    for only in ("restyle-s1", "one/atlas/restyle-s1", "*/*/restyle/s1"):
+        assert main(["run", str(path), "--dry-run", "--only", only]) == 0
+        told = capsys.readouterr().out
+        assert "edit one / atlas / restyle-s1" in told and "restyle-s0" not in told and "grade" not in told
+        assert "1 clip (1 to run), 1 fit (1 to run), 1 edit (1 to run)" in told and "6 tasks left out" in told
     assert [entry.name for entry in tmp_path.iterdir()] == ["e.yaml"]
 
 
@@ -463,7 +510,7 @@ def test_rows_say_what_came_of_it_and_failures_are_rows(done: tuple[Path, Any, C
     assert edit["psnr"] == alone["psnr"] and edit["changed_outside"] == 0 and 0 < edit["edited_share"] < 1
     assert edit["seconds_edit"] > 0 and edit["peak_mib_fit"] > 50
     assert bad["status"] == "failed" and "moon" in bad["error"] and bad["render"] is None and bad["edits"] == []
-    assert pile["status"] == "skipped" and "moon" in pile["error"]
+    assert pile["status"] == "skipped" and "moon" in pile["error"] and "seconds_edit" not in pile
     store = results.store
     for name in (edit["project"], edit["fit"], *edit["edits"], edit["render"], *edit["canonical"]):
         assert store.fetch(name).exists(), name
@@ -552,17 +599,19 @@ def test_a_crash_of_an_editor_is_a_fault_and_the_rest_goes_on(
 
     monkeypatch.setitem(task_module._KINDS, "edit", breaks)
     editors = [{"name": "r", "editor": "remove", "grow": 3}, {"name": "m", "editor": "remove", "grow": 0}, "grade"]
+    editors += [{"name": name, "editor": "grade", "layer": "moon"} for name in ("x", "y")]
     path = written(tmp_path, {**basic(clips), "editors": editors, "metrics": False, "render": False})
     command = ["run", str(path), "--no-report", "--out", str(out)]
     assert main(command) == 1
     told = capsys.readouterr()
     assert "FAILED: This is a fault in canon (ZeroDivisionError: by zero)." in told.err
-    assert "2 ok, 2 failed of 4 rows" in told.out
-    assert "failed (1): Not enough memory for 'edit one / atlas / m'" in told.out
+    assert "2 ok, 4 failed of 6 rows" in told.out
+    assert re.search(r"failed   one/atlas/x and 1 more: .*moon", told.out)
+    assert "failed   one/atlas/m: Not enough memory for 'edit one / atlas / m'" in told.out
     (faulty,) = [r for r in Store.open(out).records(FAILED).values() if r["fault"]]
     assert "in breaks" in faulty["trace"] and faulty["label"] == "edit one / atlas / r"
     monkeypatch.undo()
-    assert main(command) == 0
+    assert main(command) == 2
 
 
 def test_attempts_that_only_the_driver_knows_of_are_noted(
@@ -707,6 +756,8 @@ def test_engines_are_chosen_by_name(clips: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=said):
             canon.run(basic(clips), out=tmp_path / "out", **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not of the type int"):
+        canon.run(5)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

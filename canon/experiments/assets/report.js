@@ -366,14 +366,20 @@ for (const button of all("button.more")) {
 const box = one("#filter");
 function filter() {
   const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
-  for (const item of all("[data-text]")) item.hidden = !words.every((word) => item.dataset.text.includes(word));
-  for (const body of all("tbody")) body.hidden = all("tr[data-text]", body).every((row) => row.hidden);
-  for (const section of all("section.clip")) {
-    const items = all("[data-text]", section);
-    section.hidden = items.length > 0 && items.every((item) => item.hidden);
+  const matches = (item) => words.every((word) => item.dataset.text.includes(word));
+  const items = all("[data-text]");
+  // What is of a fit alone stays while any edit of it matches.
+  const fits = new Set(items.filter(matches).map((item) => item.dataset.fit));
+  const shown = (item) => matches(item) || ("alone" in item.dataset && fits.has(item.dataset.fit));
+  for (const item of items) item.toggleAttribute("hidden", !shown(item));
+  for (const holder of all("tbody, .results, section.clip, figure.chart, section.part:not(#provenance)")) {
+    const inside = all("[data-text]", holder);
+    holder.hidden = inside.length > 0 && inside.every((item) => item.hasAttribute("hidden"));
   }
   const rows = all("tr[data-text]");
-  one("#found").textContent = words.length ? `${rows.filter((row) => !row.hidden).length} of ${rows.length}` : "";
+  const count = rows.filter(matches).length;
+  one("#found").textContent = words.length ? `${count} of ${rows.length}` : "";
+  one("#nothing").hidden = !words.length || count > 0;
   for (const player of players) player.refresh();
 }
 let typed = 0;
