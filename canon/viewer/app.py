@@ -126,7 +126,7 @@ def _pages(place: Workplace, uploads: Path, confined: Path | None, device: str |
             with gr.Tab("3-D", render_children=True):
                 gr.HTML("<canon-spatial></canon-spatial>", padding=False)
     # What is made later must not be taken, in a page that stayed open over a restart, for what was there before.
-    Context.id += int(time.time())
+    Context.id += int(1000 * time.time())  # far more than forms take in a second
     pages.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return pages
 

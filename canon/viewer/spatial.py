@@ -374,7 +374,6 @@ class SpatialViewer:
                 since, pose = self._posed_at, self._next_pose(done)
             if pose is None:
                 continue
-            known = self.body.known(pose) is not None
             try:
                 vertices = self.body.exact(pose)
             except Exception:
@@ -383,8 +382,7 @@ class SpatialViewer:
             with self._lock:
                 if since == self._posed_at and not self.playing:
                     done = since
-                    if not known:
-                        self._scene.place(vertices)
+                    self._scene.place(vertices)
 
     def _next_pose(self, done: float) -> Posed | None:
         """The pose whose exact surface is needed next."""
