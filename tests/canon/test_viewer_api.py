@@ -17,6 +17,7 @@ pytest.importorskip("httpx", reason="fastapi's test client needs httpx")
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from viewing import saved_project
 
 import canon
 from canon.layered_images import LayeredImage, PaintLayer, encoded_layers, read_layers
@@ -33,10 +34,7 @@ from tests.helpers.truth import small_scene, true_fit
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit = true_fit(small_scene())
-    project = Project.create(tmp_path_factory.mktemp("viewer") / "project")
-    project.adopt(fit.clip)
-    fit.save(project.fit_folder("true"))
-    return project.folder
+    return saved_project(tmp_path_factory.mktemp("viewer") / "project", fit, "true").folder
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from viewing import saved_project
 
 import canon
 from canon.edits import Delta, Edit, Over, Remove, Step, Warp
@@ -35,10 +36,7 @@ def split(fit: Fit) -> Fit:
 
 @pytest.fixture(scope="module")
 def folder(fit: Fit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = Project.create(tmp_path_factory.mktemp("viewer") / "project")
-    project.adopt(fit.clip)
-    fit.save(project.fit_folder("true"))
-    return project.folder
+    return saved_project(tmp_path_factory.mktemp("viewer") / "project", fit, "true").folder
 
 
 @pytest.fixture

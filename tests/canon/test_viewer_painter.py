@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from playwright.sync_api import Browser, Page, sync_playwright
+from viewing import saved_project
 
 import canon
 from canon.project import Project
@@ -77,10 +78,7 @@ class Server:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit = true_fit(small_scene())
-    project = Project.create(tmp_path_factory.mktemp("viewer") / "project")
-    project.adopt(fit.clip)
-    fit.save(project.fit_folder("true"))
-    return project.folder
+    return saved_project(tmp_path_factory.mktemp("viewer") / "project", fit, "true").folder
 
 
 @pytest.fixture

@@ -33,11 +33,11 @@ FIT = "truth"
 """Name of the fit in projects that are made here."""
 
 
-def saved_project(folder: Path, fit: Fit) -> Project:
+def saved_project(folder: Path, fit: Fit, name: str = FIT) -> Project:
     """A project of a fit that was made by other means."""
     project = Project.create(folder)
     project.adopt(fit.clip)
-    fit.save(project.fit_folder(FIT))
+    fit.save(project.fit_folder(name))
     return project
 
 
