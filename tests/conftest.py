@@ -13,6 +13,10 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # several processes share the cor
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
 import hypothesis
 import pytest
 from truth import true_fit
@@ -29,3 +33,18 @@ hypothesis.settings.load_profile("canon")
 def fit(scene: Scene) -> Fit:
     """The perfect fit of a module's own ``scene``; not to be changed."""
     return true_fit(scene)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Headless Chromium, where there is one."""
+    path = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
+    if path is None:
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()

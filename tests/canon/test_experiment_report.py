@@ -349,23 +349,9 @@ def test_plots_that_cannot_be_drawn_are_named(tmp_path: Path) -> None:
 # --- in a browser ---
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
-    if chromium is None:
-        pytest.skip("there is no Chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 @pytest.fixture
-def page(browser: Any, report: Path) -> Iterator[Any]:
-    found = browser.new_page(viewport={"width": 1366, "height": 768}, color_scheme="light")
+def page(chromium: Any, report: Path) -> Iterator[Any]:
+    found = chromium.new_page(viewport={"width": 1366, "height": 768}, color_scheme="light")
     said: list[str] = []
     found.on("console", lambda message: said.append(message.text))
     found.on("pageerror", lambda error: said.append(str(error)))
